@@ -1,0 +1,1 @@
+"""LLaMA in functional Flax: configuration, layers, forward pass, cache, and the resizable vocabulary."""
