@@ -1,0 +1,31 @@
+# Sourced by the scripts beside it, from the repository's root.
+
+# environment NAME REQUIREMENT: makes .venv if it is missing and installs REQUIREMENT (editable) into it. A stamp in .venv remembers for which
+# pyproject.toml and which Python that was done, so a second run starts at once.
+environment() {
+  local name=$1 requirement=$2 python="" candidate
+  if [ ! -x .venv/bin/python ]; then
+    for candidate in python3.11 python3.12 python3.13 python3; do
+      if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+        python=$candidate
+        break
+      fi
+    done
+    if [ -z "$python" ]; then
+      echo "scripts/environment.sh: Python 3.11, 3.12 or 3.13 is needed, as python3.11 … or python3 on the PATH" >&2
+      return 1
+    fi
+    echo "making .venv with $("$python" --version)" >&2
+    "$python" -m venv .venv
+  fi
+
+  local stamp=.venv/zhllama-$name.stamp key
+  key=$(.venv/bin/python -c 'import hashlib, sys; print(hashlib.sha256(open("pyproject.toml", "rb").read()).hexdigest(), sys.version.split()[0], sys.prefix)')
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$key" ]; then
+    return 0
+  fi
+  echo "installing $requirement into .venv (once; about a gigabyte for \"$name\")" >&2
+  # Twice -q: errors only. Index locations that do not exist on this machine would otherwise fill the screen.
+  PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install -q -q --editable "$requirement"
+  printf '%s\n' "$key" >"$stamp"
+}

@@ -1,0 +1,89 @@
+"""The strict harness: eight CPU devices, no silent rank promotion, no network; and the tiny fixtures that several test files share.
+
+Everything is set by environment variables before jax is imported, so child processes inherit it and tests without jax never pay for it.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import io
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+ENGLISH = [
+    "The quick brown fox jumps over the lazy dog.",
+    "A small model learns a small world, one sentence at a time.",
+    "Rivers run to the sea and the sea is never full.",
+    "She reads the letter twice and writes a short answer.",
+    "Counting from one to ten is easy: 1 2 3 4 5 6 7 8 9 10.",
+    "def add(a, b):\n    return a + b",
+]
+CHINESE = [
+    "敏捷的棕色狐狸跳过了懒狗。",
+    "小模型学习一个小世界,一次一句话。",
+    "江河都往海里流,海却不满。",
+    "她把信读了两遍,写了一个简短的回答。",
+    "从一数到十很容易:一二三四五六七八九十。",
+    "今天天气很好,我们去公园散步。",
+]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real text and tokenizers beside the repository; tests that need it are skipped where it is absent."""
+    path = REPOSITORY.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no shared data at {path}")
+    return path
+
+
+def train_pieces(sentences: list[str], *, vocab_size: int, model_type: str) -> bytes:
+    """A serialized SentencePiece model with LLaMA's specials and byte fallback, trained on `sentences`."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        vocab_size=vocab_size,
+        model_type=model_type,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        split_digits=True,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+@pytest.fixture(scope="session")
+def english_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaMA-like BPE `.model` file of a few hundred pieces that knows no Chinese character."""
+    path = tmp_path_factory.mktemp("english") / "tokenizer.model"
+    path.write_bytes(train_pieces([line for text in ENGLISH for line in text.split("\n")], vocab_size=340, model_type="bpe"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def chinese_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A unigram `.model` file trained on a few Chinese sentences."""
+    path = tmp_path_factory.mktemp("chinese") / "zh.model"
+    path.write_bytes(train_pieces(CHINESE * 4, vocab_size=360, model_type="unigram"))
+    return path
