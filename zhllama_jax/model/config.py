@@ -145,5 +145,10 @@ def named(name: str, **changes: Any) -> LlamaConfig:
     return LlamaConfig(**{"vocab_size": LLAMA_VOCAB_SIZE, **_SIZES[name.lower()], **changes})
 
 
+def padded_rows(rows: int) -> int:
+    """Rows that a block of `rows` logical rows takes in flight: the next multiple of 128, so that every mesh divides it."""
+    return -(-rows // 128) * 128
+
+
 def _positive(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,242 @@
+"""The whole forward pass of LLaMA (Touvron et al., 2023, arXiv 2302.13971), as functions of plain nested dicts.
+
+`hidden_states` and `logits` are the front; the modules below them only give paths and shapes. Tokens are flat, [B·T, D],
+between attention calls: the CPU backend multiplies two flat matrices several times faster than a batch of them, and the other
+backends do not mind. The layers are stacked on a leading axis and run by one scan.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from zhllama_jax import arrays
+from zhllama_jax.model import attention, layers, rope
+from zhllama_jax.model import cache as cache_lib
+from zhllama_jax.model import config as config_lib
+
+REMAT_POLICIES: dict[str, Any] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to compute, not what: none of these changes the function, but for rounding and dropout.
+
+    Attributes:
+      dtype: of activations and matrix products; norms, softmax, RoPE and logits are float32 anyway.
+      remat: what the backward pass recomputes: "none" (saves all), "dots" (saves matrix products), "full" (saves only
+        each layer's input).
+      unroll: layers per iteration of the scan.
+      lora_dropout: dropout on the adapters' inputs; acts only where a dropout key is given.
+    """
+
+    dtype: Any = jnp.float32
+    remat: str = "none"
+    unroll: int = 1
+    lora_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f"remat must be one of {', '.join(REMAT_POLICIES)}, got {self.remat!r}")
+
+
+class _Scene(NamedTuple):
+    """What every layer sees alike."""
+
+    turn: rope.Rotation
+    mask_BTS: arrays.Array
+    cursor: arrays.Array | None
+
+
+class SelfAttention(nn.Module):
+    """Causal attention with rotary positions and grouped key/value heads."""
+
+    config: config_lib.LlamaConfig
+    options: Options
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x_MD: arrays.Array, scene: _Scene, kv: Any, layer: arrays.Array) -> tuple[arrays.Array, Any]:
+        config = self.config
+        batch, length = scene.turn.cos_BTh.shape[:2]
+
+        def project(name: str, num_heads: int) -> arrays.Array:
+            linear = layers.Linear(num_heads * config.head_width, self.options.dtype, self.options.lora_dropout, name=name)
+            return linear(x_MD, deterministic=self.deterministic).reshape(batch, length, num_heads, config.head_width)
+
+        q_BTNH = rope.apply(project("q_proj", config.num_attention_heads), scene.turn)
+        k_BSKH = rope.apply(project("k_proj", config.num_kv_heads), scene.turn)
+        v_BSKH = project("v_proj", config.num_kv_heads)
+        if kv is not None:
+            k_LBSKH, k_BSKH = cache_lib.write(kv[0], k_BSKH, layer, scene.cursor)
+            v_LBSKH, v_BSKH = cache_lib.write(kv[1], v_BSKH, layer, scene.cursor)
+            kv = (k_LBSKH, v_LBSKH)
+        y_BTNH = attention.attend(q_BTNH, k_BSKH.astype(q_BTNH.dtype), v_BSKH.astype(q_BTNH.dtype), scene.mask_BTS)
+        output = layers.Linear(config.hidden_size, self.options.dtype, self.options.lora_dropout, name="o_proj")
+        return output(y_BTNH.reshape(batch * length, -1), deterministic=self.deterministic), kv
+
+
+class MLP(nn.Module):
+    """down(silu(gate x) · up x): SwiGLU (Shazeer, 2020, arXiv 2002.05202)."""
+
+    config: config_lib.LlamaConfig
+    options: Options
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x_MD: arrays.Array) -> arrays.Array:
+        def linear(name: str, features: int) -> Any:
+            module = layers.Linear(features, self.options.dtype, self.options.lora_dropout, name=name)
+            return functools.partial(module, deterministic=self.deterministic)
+
+        gate_MF = linear("gate_proj", self.config.intermediate_size)(x_MD)
+        up_MF = linear("up_proj", self.config.intermediate_size)(x_MD)
+        return linear("down_proj", self.config.hidden_size)(jax.nn.silu(gate_MF) * up_MF)
+
+
+class Block(nn.Module):
+    """One decoder layer; carries (activations, keys and values) through the scan."""
+
+    config: config_lib.LlamaConfig
+    options: Options
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, carry: tuple[arrays.Array, Any], layer: arrays.Array, scene: _Scene) -> tuple[tuple[arrays.Array, Any], None]:
+        x_MD, kv = carry
+        config, dtype = self.config, self.options.dtype
+        shared = (config, self.options, self.deterministic)
+        normed_MD = layers.RMSNorm(config.rms_norm_eps, dtype, name="input_layernorm")(x_MD)
+        attended_MD, kv = SelfAttention(*shared, name="self_attn")(normed_MD, scene, kv, layer)
+        x_MD = x_MD + attended_MD
+        normed_MD = layers.RMSNorm(config.rms_norm_eps, dtype, name="post_attention_layernorm")(x_MD)
+        return (x_MD + MLP(*shared, name="mlp")(normed_MD), kv), None
+
+
+class Llama(nn.Module):
+    """Embedding, decoder layers, final norm; the head is `logits`."""
+
+    config: config_lib.LlamaConfig
+    options: Options
+    deterministic: bool = True
+
+    @nn.compact
+    def __call__(self, tokens_BT: arrays.Array, scene: _Scene, kv: Any) -> tuple[arrays.Array, Any]:
+        config, options = self.config, self.options
+        vocabulary = (config.base_rows, config.extension_rows, config.hidden_size, options.dtype)
+        x_MD = layers.Embed(*vocabulary, name="embed_tokens")(tokens_BT.reshape(-1))
+        block: Any = Block
+        if options.remat != "none":
+            block = nn.remat(Block, policy=REMAT_POLICIES[options.remat], prevent_cse=False)
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0, "lora": 0, "quant": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast),
+            length=config.num_hidden_layers,
+            unroll=min(options.unroll, config.num_hidden_layers),
+        )
+        index_L = jnp.arange(config.num_hidden_layers)
+        (x_MD, kv), _ = stack(config, options, self.deterministic, name="layers")((x_MD, kv), index_L, scene)
+        if self.is_initializing() and not config.tie_word_embeddings:
+            layers.Embed(*vocabulary, name="lm_head")(jnp.zeros((1,), jnp.int32))
+        x_MD = layers.RMSNorm(config.rms_norm_eps, options.dtype, name="norm")(x_MD)
+        return x_MD.reshape(*tokens_BT.shape, config.hidden_size), kv
+
+
+def hidden_states(
+    config: config_lib.LlamaConfig,
+    weights: Mapping[str, Any],
+    tokens_BT: arrays.Array,
+    *,
+    positions_BT: arrays.Array | None = None,
+    segment_ids_BT: arrays.Array | None = None,
+    cache: cache_lib.KVCache | None = None,
+    options: Options = Options(),
+    dropout_key: arrays.Array | None = None,
+) -> tuple[arrays.Array, cache_lib.KVCache | None]:
+    """The final, normed hidden states of the tokens.
+
+    Args:
+      config: the model's shape.
+      weights: collections `params` and, optionally, `lora` and `quant`.
+      tokens_BT: logical ids, int32.
+      positions_BT: positions for RoPE; None counts from the cache's cursor, or from 0.
+      segment_ids_BT: documents in a row, 0 for padding. Without a cache, tokens see only their own segment; with one,
+        0 marks slots that nobody may see and every other value means "visible".
+      cache: keys and values so far; the T tokens are written at its cursor. The cache must have T free slots.
+      options: how to compute.
+      dropout_key: PRNG key of the adapters' dropout; None switches dropout off.
+
+    Returns:
+      (x_BTD in `options.dtype`, the cache with its cursor moved on by T, or None).
+    """
+    batch, length = tokens_BT.shape
+    cursor, kv = None, None
+    if cache is not None:
+        valid_BT = jnp.ones((batch, length), bool) if segment_ids_BT is None else segment_ids_BT != 0
+        cache = cache_lib.mark(cache, valid_BT)
+        cursor, kv = cache.cursor, (cache.k_LBSKH, cache.v_LBSKH)
+        mask_BTS = attention.cache_mask(cache.valid_BS, cursor, length)
+    elif segment_ids_BT is not None:
+        mask_BTS = attention.segment_mask(segment_ids_BT)
+    else:
+        mask_BTS = attention.causal_mask(length)
+    if positions_BT is None:
+        positions_BT = jnp.broadcast_to(jnp.arange(length)[None] + (0 if cursor is None else cursor), (batch, length))
+    turn = rope.rotation(positions_BT, head_dim=config.head_width, theta=config.rope_theta)
+    module = Llama(config, options, deterministic=dropout_key is None)
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    x_BTD, kv = module.apply(dict(weights), tokens_BT, _Scene(turn, mask_BTS, cursor), kv, rngs=rngs)
+    if cache is not None:
+        cache = cache._replace(k_LBSKH=kv[0], v_LBSKH=kv[1], cursor=cache.cursor + length)
+    return x_BTD, cache
+
+
+def head_blocks(config: config_lib.LlamaConfig, params: Mapping[str, Any]) -> list[tuple[arrays.Array, int]]:
+    """The head's blocks as (rows [padded, D], number of logical rows), in the order of the ids."""
+    head = params["embed_tokens" if config.tie_word_embeddings else "lm_head"]
+    blocks = [(head["base"], config.base_rows)]
+    if config.extension_rows:
+        blocks.append((head["extension"], config.extension_rows))
+    return blocks
+
+
+def logits(config: config_lib.LlamaConfig, params: Mapping[str, Any], x_D: arrays.Array) -> arrays.Array:
+    """Float32 logits over the V logical ids of hidden states [..., D]; spare rows are left out, so nobody can sample them."""
+    parts = [
+        jnp.einsum("...D,VD->...V", x_D, rows_VD.astype(x_D.dtype), preferred_element_type=jnp.float32)[..., :rows]
+        for rows_VD, rows in head_blocks(config, params)
+    ]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+
+
+def init(config: config_lib.LlamaConfig, key: arrays.Array, dtype: Any = jnp.float32) -> arrays.Tree:
+    """Random weights N(0, 0.02²) with unit norms and zero spare rows, made under jit: a tree of `params`."""
+    params = jax.jit(functools.partial(_init, config))(key)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
+def abstract(config: config_lib.LlamaConfig, dtype: Any = jnp.float32) -> arrays.Tree:
+    """The shapes of `init`, without data."""
+    shapes = jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes)
+
+
+def _init(config: config_lib.LlamaConfig, key: arrays.Array) -> arrays.Tree:
+    tokens_BT = jnp.zeros((1, 1), jnp.int32)
+    turn = rope.rotation(tokens_BT, head_dim=config.head_width, theta=config.rope_theta)
+    params = Llama(config, Options()).init(key, tokens_BT, _Scene(turn, attention.causal_mask(1), None), None)["params"]
+    rows = {"base": config.base_rows, "extension": config.extension_rows}
+    for name in ("embed_tokens", "lm_head"):
+        for block, leaf in params.get(name, {}).items():
+            params[name][block] = leaf.at[rows[block] :].set(0)
+    return params
