@@ -1,0 +1,120 @@
+"""The resizable vocabulary: two blocks of rows, of which the first never moves.
+
+`base` holds the original V0 rows and `extension` the rows that came later; each is padded with zero rows to a multiple of 128.
+Growing appends to the extension and leaves every old row bit for bit as it was.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zhllama_jax import arrays
+from zhllama_jax.model import config as config_lib
+from zhllama_jax.model import layers
+
+Init = Literal["mean_of_pieces", "mean", "normal"]
+MATRICES = ("embed_tokens", "lm_head")
+
+
+def rows(block: Mapping[str, arrays.Array], config: config_lib.LlamaConfig) -> arrays.Array:
+    """The logical matrix [V, D] of one vocabulary matrix, without spare rows."""
+    base_VD = block["base"][: config.base_rows]
+    if not config.extension_rows:
+        return base_VD
+    return jnp.concatenate([base_VD, block["extension"][: config.extension_rows]])
+
+
+def blocks(rows_VD: arrays.Array, config: config_lib.LlamaConfig) -> dict[str, arrays.Array]:
+    """The padded blocks of a logical matrix [V, D]: the inverse of `rows`.
+
+    NumPy in, NumPy out: a checkpoint can be cut into blocks without touching a device.
+    """
+    if rows_VD.shape[0] != config.vocab_size:
+        raise ValueError(f"a matrix of {rows_VD.shape[0]:,} rows does not fit a vocabulary of {config.vocab_size:,}")
+    result = {"base": _pad(rows_VD[: config.base_rows])}
+    if config.extension_rows:
+        result["extension"] = _pad(rows_VD[config.base_rows :])
+    return result
+
+
+def grow(
+    config: config_lib.LlamaConfig,
+    params: Mapping[str, Any],
+    *,
+    pieces: Sequence[Sequence[int]],
+    init: Init = "mean_of_pieces",
+    pad_token_id: int | None = None,
+    key: arrays.Array | None = None,
+) -> tuple[config_lib.LlamaConfig, arrays.Tree]:
+    """Appends one row for each entry of `pieces` to the embedding and to the head.
+
+    Args:
+      config: the model before.
+      params: its weights.
+      pieces: for each new id, in order, the old ids that spell its text; an empty entry (a control piece) takes the
+        mean of all rows.
+      init: "mean_of_pieces" starts each new row at the mean of the rows of its pieces, in the embedding and in the head
+        alike; "mean" at the mean of all old rows; "normal" at N(0, 0.02²), as `resize_token_embeddings` of the
+        reference did.
+      pad_token_id: id of the padding piece in the new vocabulary, if it has one.
+      key: PRNG key, needed by "normal" only.
+
+    Returns:
+      (the new config, the new params). Old rows are bit-identical; as long as the spare rows of the extension suffice, its
+      shape does not change.
+
+    Raises:
+      ValueError: nothing to add, a piece outside the old vocabulary, or an unknown init.
+    """
+    _check(config, pieces, init)
+    vocab_size = config.vocab_size + len(pieces)
+    grown = config.replace(
+        vocab_size=vocab_size,
+        base_vocab_size=config.base_rows,
+        pad_token_id=config.pad_token_id if pad_token_id is None else pad_token_id,
+    )
+    params = dict(params)
+    for index, name in enumerate(MATRICES):
+        if name not in params:
+            continue  # tied: the head has no rows of its own
+        old_VD = rows(params[name], config)
+        if init == "normal":
+            assert key is not None, "init='normal' needs a key"
+            shape = (len(pieces), config.hidden_size)
+            new_VD = layers.INITIALIZER_RANGE * jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
+        else:
+            new_VD = mean_rows(old_VD, pieces if init == "mean_of_pieces" else [()] * len(pieces))
+        former_VD = old_VD[config.base_rows :]
+        extension_VD = jnp.concatenate([former_VD, new_VD.astype(old_VD.dtype)])
+        params[name] = {"base": params[name]["base"], "extension": _pad(extension_VD)}
+    return grown, params
+
+
+def mean_rows(rows_VD: arrays.Array, pieces: Sequence[Sequence[int]]) -> arrays.Array:
+    """For each entry of `pieces` the float32 mean of those rows; for an empty entry the mean of all rows."""
+    length_N = np.array([len(entry) for entry in pieces])
+    flat_M = np.array([id_ for entry in pieces for id_ in entry], dtype=np.int32)
+    owner_M = np.repeat(np.arange(len(pieces), dtype=np.int32), length_N)
+    rows_VD = jnp.asarray(rows_VD).astype(jnp.float32)
+    total_ND = jax.ops.segment_sum(rows_VD[flat_M], owner_M, num_segments=len(pieces))
+    mean_ND = total_ND / jnp.maximum(jnp.asarray(length_N, jnp.float32), 1)[:, None]
+    return jnp.where(jnp.asarray(length_N == 0)[:, None], rows_VD.mean(axis=0)[None], mean_ND)
+
+
+def _check(config: config_lib.LlamaConfig, pieces: Sequence[Sequence[int]], init: str) -> None:
+    if init not in get_args(Init):
+        raise ValueError(f"init must be one of {', '.join(get_args(Init))}, got {init!r}")
+    if not pieces:
+        raise ValueError(f"nothing to add: the model has {config.vocab_size:,} rows already")
+    outside = {id_ for entry in pieces for id_ in entry if not 0 <= id_ < config.vocab_size}
+    if outside:
+        raise ValueError(f"pieces {sorted(outside)[:5]} lie outside the model's vocabulary of {config.vocab_size:,}")
+
+
+def _pad(rows_VD: Any) -> Any:
+    spare = config_lib.padded_rows(rows_VD.shape[0]) - rows_VD.shape[0]
+    library = np if isinstance(rows_VD, np.ndarray) else jnp
+    return library.pad(rows_VD, ((0, spare), (0, 0)))
