@@ -116,14 +116,17 @@ def _take_place(temporary: Path, path: Path) -> None:
     if not path.exists():
         os.rename(temporary, path)
         return
-    former = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent)) / "former"
-    os.rename(path, former)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    former = aside / "former"
     try:
+        os.rename(path, former)
         os.rename(temporary, path)
     except BaseException:
-        os.rename(former, path)
+        if former.exists():
+            os.rename(former, path)
+        aside.rmdir()
         raise
-    shutil.rmtree(former.parent, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _umask() -> int:
