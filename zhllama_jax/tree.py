@@ -70,9 +70,10 @@ def match(
       path -> value, in the order of `paths`.
 
     Raises:
-      ValueError: a path that no rule matches, or a rule that decides nothing; all of them are named.
+      ValueError: a pattern that is no regex, a path that no rule matches, or a rule that decides nothing; all of the
+        latter two are named.
     """
-    compiled = [(re.compile(pattern), value) for pattern, value in rules]
+    compiled = [(_compile(pattern, table), value) for pattern, value in rules]
     paths = list(paths)
     matched: dict[str, Value] = {}
     used = [False] * len(compiled)
@@ -91,6 +92,13 @@ def match(
     if dead and unused == "error":
         raise ValueError(f"{table}: {', '.join(map(repr, dead))} decides nothing; the paths are {', '.join(paths)}")
     return matched
+
+
+def _compile(pattern: str, table: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{table}: {pattern!r} is not a regular expression: {error}") from None
 
 
 def partition(tree: Mapping[str, Any], mask: Mapping[str, bool]) -> tuple[Tree, Tree]:
