@@ -1,0 +1,211 @@
+"""Whatever fails and whenever, a final name holds the whole new content or what it held before."""
+
+import hashlib
+import itertools
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zhllama_jax import files
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file below `directory`, hidden ones too, by relative path; folders end in '/'."""
+    return {
+        str(path.relative_to(directory)) + "/" * path.is_dir(): b"" if path.is_dir() else path.read_bytes() for path in directory.rglob("*")
+    }
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, name: str, calls: set[int]) -> None:
+    """Makes those calls (from 1) of a function of `os` raise the error of a full disk."""
+    real, count = getattr(os, name), itertools.count(1)
+
+    def function(*args):
+        if next(count) in calls:
+            raise OSError(28, "No space left on device")
+        return real(*args)
+
+    monkeypatch.setattr(os, name, function)
+
+
+def test_atomic_write_writes_bytes_and_text_and_makes_the_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "text.txt"
+    files.atomic_write(path, "汉字\n")
+    assert path.read_bytes() == "汉字\n".encode()
+    files.atomic_write(str(path), b"\x00\xff")
+    assert contents(tmp_path) == {"a/": b"", "a/b/": b"", "a/b/text.txt": b"\x00\xff"}
+
+
+def test_atomic_write_gives_the_mode_of_an_ordinary_file(tmp_path: Path) -> None:
+    files.atomic_write(tmp_path / "ours", b"")
+    (tmp_path / "ordinary").write_bytes(b"")
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE((tmp_path / "ordinary").stat().st_mode)
+
+
+@pytest.mark.parametrize("function", ["fsync", "chmod", "replace"])
+def test_a_failing_atomic_write_leaves_the_old_content_and_no_trace(tmp_path: Path, monkeypatch, function: str) -> None:
+    (tmp_path / "config.json").write_bytes(b"old")
+    fail(monkeypatch, function, {1})
+    with pytest.raises(OSError, match="No space left"):
+        files.atomic_write(tmp_path / "config.json", b"new")
+    assert contents(tmp_path) == {"config.json": b"old"}
+
+
+def test_atomic_write_reaches_the_disk_before_the_name_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+
+    def note(name: str, real: Callable) -> Callable:
+        return lambda *args: (order.append(name), real(*args))
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, note(name, getattr(os, name)))
+    files.atomic_write(tmp_path / "x", b"new")
+    assert order == ["fsync", "replace", "fsync"]  # the file, the name, the folder that holds the name
+
+
+def test_json_survives_a_round_trip_readably(tmp_path: Path) -> None:
+    value = {"名": ["词", 1, 2.5, None, True], "nested": {"a": {}}}
+    files.write_json(tmp_path / "x.json", value)
+    assert files.read_json(tmp_path / "x.json") == value
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert '  "名": [' in text and text.endswith("}\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands there twice"),
+        (b'{"a": 1', "Expecting"),
+        (b"\xff\xfe{}", "utf-8"),
+        (b"", "Expecting value"),
+        (b"[" * 100_000, "is not a model's config.json"),
+    ],
+    ids=["duplicate key", "cut off", "not UTF-8", "empty", "nested too deeply"],
+)
+def test_read_json_says_what_is_wrong_and_where(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        files.read_json(path, what="a model's config.json")
+    assert str(caught.value).startswith(f"{path} is not a model's config.json: ")
+
+
+def test_read_json_refuses_what_is_absent_a_folder_or_too_large(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.json", tmp_path):
+        with pytest.raises(FileNotFoundError, match="not found: expected a manifest"):
+            files.read_json(path, what="a manifest")
+    (tmp_path / "x.json").write_bytes(b"[1, 2, 3]")
+    assert files.read_json(tmp_path / "x.json", max_bytes=9) == [1, 2, 3]
+    with pytest.raises(ValueError, match="has 9 bytes, more than the 8 allowed for a manifest"):
+        files.read_json(tmp_path / "x.json", what="a manifest", max_bytes=8)
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc" * 100_000)
+    assert files.sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def fill(directory: Path, content: bytes) -> None:
+    (directory / "deep").mkdir()
+    (directory / "deep" / "weights").write_bytes(content)
+
+
+OLD = {"model/": b"", "model/deep/": b"", "model/deep/weights": b"old"}
+NEW = {"model/": b"", "model/deep/": b"", "model/deep/weights": b"new"}
+
+
+@pytest.fixture
+def taken(tmp_path: Path) -> Path:
+    """A path that holds a directory already."""
+    (tmp_path / "model").mkdir()
+    fill(tmp_path / "model", b"old")
+    return tmp_path / "model"
+
+
+def test_new_directory_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "model"
+    with files.new_directory(path) as temporary:
+        assert temporary.parent == path.parent  # one file system, so that a rename is enough
+        fill(temporary, b"new")
+        assert not path.exists()
+    assert contents(tmp_path / "a") == NEW
+    ordinary = tmp_path / "ordinary"
+    ordinary.mkdir()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()], ids=["error", "interrupt"])
+def test_a_failing_body_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)), files.new_directory(tmp_path / "model") as temporary:
+        fill(temporary, b"new")
+        raise error
+    assert contents(tmp_path) == {}
+
+
+def test_new_directory_takes_an_empty_place_and_refuses_a_taken_one(tmp_path: Path, taken: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with files.new_directory(tmp_path / "empty") as temporary:
+        fill(temporary, b"new")
+    assert (tmp_path / "empty" / "deep" / "weights").read_bytes() == b"new"
+    entered = False
+    for path in (taken, taken / "deep" / "weights"):
+        with pytest.raises(ValueError, match="exists already: choose another output"), files.new_directory(path):
+            entered = True
+    assert not entered, "the work must not begin before the check"
+    assert contents(taken) == {"deep/": b"", "deep/weights": b"old"}
+
+
+def test_overwrite_replaces_the_whole_directory(taken: Path) -> None:
+    (taken / "stale").write_bytes(b"old")
+    with files.new_directory(taken, overwrite=True) as temporary:
+        fill(temporary, b"new")
+        assert (taken / "stale").exists()
+    assert contents(taken.parent) == NEW
+
+
+def test_overwrite_replaces_a_file(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(b"a file")
+    with files.new_directory(tmp_path / "model", overwrite=True) as temporary:
+        fill(temporary, b"new")
+    assert contents(tmp_path) == NEW
+
+
+@pytest.mark.parametrize(("function", "call"), [("fsync", 1), ("rename", 1), ("rename", 2)], ids=["sync", "move aside", "take the name"])
+def test_a_failing_overwrite_keeps_the_former_directory_and_no_trace(taken: Path, monkeypatch, function: str, call: int) -> None:
+    with pytest.raises(OSError, match="No space left"), files.new_directory(taken, overwrite=True) as temporary:
+        fill(temporary, b"new")
+        fail(monkeypatch, function, {call})
+    assert contents(taken.parent) == OLD
+
+
+def test_an_overwrite_that_cannot_be_undone_keeps_the_former_directory_aside(taken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="No space left"), files.new_directory(taken, overwrite=True) as temporary:
+        fill(temporary, b"new")
+        fail(monkeypatch, "rename", {2, 3})
+    kept = [path for path in contents(taken.parent) if path.endswith("/former/deep/weights")]
+    assert len(kept) == 1 and (taken.parent / kept[0]).read_bytes() == b"old"
+
+
+def test_new_directory_syncs_every_file_and_folder_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[int | str] = []
+    real_fsync, real_rename = os.fsync, os.rename
+
+    def fsync(descriptor: int) -> None:
+        order.append(os.fstat(descriptor).st_ino)
+        real_fsync(descriptor)
+
+    def rename(source: Path, target: Path) -> None:
+        order.append("rename")
+        real_rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    with files.new_directory(tmp_path / "model") as temporary:
+        fill(temporary, b"new")
+    model = tmp_path / "model"
+    whole = {path.stat().st_ino for path in (model, model / "deep", model / "deep" / "weights")}
+    assert set(order[: order.index("rename")]) == whole
+    assert order[-1] == tmp_path.stat().st_ino, "and the folder that holds the new name after it"
