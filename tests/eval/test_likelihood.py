@@ -1,0 +1,96 @@
+"""Bits per character: every token once, equal to the plain sum, blind to padding and window size where it must be."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from zhllama_jax.eval import likelihood
+from zhllama_jax.model import config as config_lib
+from zhllama_jax.model import likelihood as model_likelihood
+from zhllama_jax.model import llama
+
+
+class Letters:
+    """A tokenizer of one id a character, with BOS 1."""
+
+    def __init__(self, vocab_size):
+        self.vocab_size = vocab_size
+
+    def encode_batch(self, texts, *, bos):
+        return [[1] * bos + [3 + ord(letter) % (self.vocab_size - 3) for letter in text] for text in texts]
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = config_lib.named("micro", vocab_size=300, base_vocab_size=200, max_position_embeddings=16)
+    return config, {"params": llama.init(config, jax.random.key(0))}
+
+
+def plain_nats(config, weights, ids):
+    logits = llama.logits(config, weights["params"], llama.hidden_states(config, weights, np.array([ids[:-1]], np.int32))[0])
+    log_p = jax.nn.log_softmax(logits[0])
+    return -sum(float(log_p[position, target]) for position, target in enumerate(ids[1:]))
+
+
+def test_score_is_the_plain_sum_over_texts_that_fit(model):
+    config, weights = model
+    texts = ["short", "一些字", "fifteen letters"]
+    tokenizer = Letters(config.vocab_size)
+    expected = sum(plain_nats(config, weights, ids) for ids in tokenizer.encode_batch(texts, bos=True))
+    for batch in (1, 2, 8):
+        result = likelihood.score(config, weights, tokenizer, [*texts, ""], batch=batch)
+        assert math.isclose(result.nats, expected, rel_tol=1e-5)
+    assert (result.documents, result.characters, result.tokens) == (3, 23, 23)
+    assert result.bytes == 5 + 9 + 15
+    assert math.isclose(result.bits_per_character, expected / math.log(2) / 23, rel_tol=1e-5)
+
+
+def test_windows_score_every_token_once_with_half_a_window_before_it():
+    ids = list(range(100, 150))
+    seen = []
+    for inputs, targets, mask, _ in likelihood._windows([likelihood.Passage(ids, [False] + [True] * 49)], 16):
+        assert len(inputs) == len(targets) == len(mask) <= 16
+        assert [id_ + 1 for id_ in inputs] == list(targets)
+        counted = [target for target, counts in zip(targets, mask, strict=True) if counts]
+        if seen:
+            assert counted[0] - inputs[0] >= 8
+        seen += counted
+    assert seen == ids[1:]
+
+
+def test_only_scored_ids_count(model):
+    config, weights = model
+    ids = [1, 5, 6, 7, 8]
+    whole = likelihood.total_nats(config, weights, [likelihood.Passage(ids, [False, True, True, True, True])], length=8)
+    first = likelihood.total_nats(config, weights, [likelihood.Passage(ids, [False, True, True, False, False])], length=8)
+    rest = likelihood.total_nats(config, weights, [likelihood.Passage(ids, [False, False, False, True, True])], length=8)
+    assert 0 < first < whole
+    assert math.isclose(first + rest, whole, rel_tol=1e-6)
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(model):
+    config, weights = model
+    with pytest.raises(ValueError, match="299 pieces but the model 300 rows"):
+        likelihood.score(config, weights, Letters(299), ["text"])
+
+
+def test_token_nats_equals_log_softmax_for_any_chunk_values_and_gradients(model):
+    config, weights = model
+    x_MD = jax.random.normal(jax.random.key(1), (11, config.hidden_size))
+    targets_M = jax.random.randint(jax.random.key(2), (11,), 0, config.vocab_size)
+
+    def plain(params, x_MD):
+        log_p_MV = jax.nn.log_softmax(llama.logits(config, params, x_MD))
+        return -log_p_MV[np.arange(11), targets_M]
+
+    expected, expected_grad = jax.value_and_grad(lambda *args: plain(*args).sum(), argnums=(0, 1))(weights["params"], x_MD)
+    for chunk in (3, 11, 512):
+
+        def chunked(params, x_MD, chunk=chunk):
+            return model_likelihood.token_nats(config, params, x_MD, targets_M, chunk=chunk).sum()
+
+        value, grad = jax.value_and_grad(chunked, argnums=(0, 1))(weights["params"], x_MD)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), grad, expected_grad)

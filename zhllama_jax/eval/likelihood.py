@@ -1,0 +1,189 @@
+"""How well a model predicts text: bits per token, per byte and per character.
+
+Bits per character compare across vocabularies; bits per token do not, since a larger vocabulary makes fewer, harder tokens.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zhllama_jax import arrays
+from zhllama_jax.model import config as config_lib
+from zhllama_jax.model import likelihood, llama
+from zhllama_jax.tokenizer import processor
+
+CHUNK = 512
+
+
+class Score(NamedTuple):
+    """The cost of a text under a model.
+
+    Attributes:
+      nats: sum of -ln p over the scored tokens.
+      tokens: scored tokens.
+      characters: Unicode characters they spell.
+      bytes: UTF-8 bytes they spell.
+      documents: texts scored.
+    """
+
+    nats: float
+    tokens: int
+    characters: int
+    bytes: int
+    documents: int
+
+    @property
+    def bits_per_token(self) -> float:
+        """Mean cost of a token."""
+        return self.nats / math.log(2) / self.tokens
+
+    @property
+    def bits_per_character(self) -> float:
+        """Mean cost of a character: THE figure across vocabularies."""
+        return self.nats / math.log(2) / self.characters
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Mean cost of a UTF-8 byte."""
+        return self.nats / math.log(2) / self.bytes
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean nats per token; comparable only under one vocabulary."""
+        return math.exp(min(self.nats / self.tokens, 700.0))
+
+    def figures(self) -> dict[str, float | int]:
+        """Everything, for JSON."""
+        return {
+            **self._asdict(),
+            "bits_per_token": self.bits_per_token,
+            "bits_per_character": self.bits_per_character,
+            "bits_per_byte": self.bits_per_byte,
+            "perplexity": self.perplexity,
+        }
+
+
+class Passage(NamedTuple):
+    """Ids and, for each, whether predicting it counts; the first id only conditions."""
+
+    ids: Sequence[int]
+    scored: Sequence[bool]
+
+
+def score(
+    config: config_lib.LlamaConfig,
+    weights: Mapping[str, Any],
+    tokenizer: processor.Tokenizer,
+    texts: Iterable[str],
+    *,
+    length: int | None = None,
+    batch: int = 8,
+    options: llama.Options = llama.Options(),
+    progress: Callable[[int], None] | None = None,
+) -> Score:
+    """Scores whole texts: each begins with BOS, and every token of it is predicted exactly once.
+
+    A text longer than the context is read in windows that overlap by half, so that every token but those of the first window has
+    at least half a window before it.
+
+    Args:
+      config: the model's shape.
+      weights: its collections.
+      tokenizer: must have exactly the model's vocabulary.
+      texts: the texts; empty ones are passed over.
+      length: window in tokens; None takes the model's context length.
+      batch: windows per call.
+      options: how to compute.
+      progress: called with the number of texts done.
+
+    Raises:
+      ValueError: the tokenizer does not fit the model, or there is no text.
+    """
+    fits(tokenizer, config)
+    length = min(length or config.max_position_embeddings, config.max_position_embeddings)
+    kept = [text for text in texts if text]
+    if not kept:
+        raise ValueError("there is no text to score")
+    encoded = tokenizer.encode_batch(kept, bos=True)
+    sequences = [Passage(ids, [False] + [True] * (len(ids) - 1)) for ids in encoded]
+    nats = total_nats(config, weights, sequences, length=length, batch=batch, options=options, progress=progress)
+    return Score(
+        nats=nats,
+        tokens=sum(len(ids) - 1 for ids in encoded),
+        characters=sum(map(len, kept)),
+        bytes=sum(len(text.encode("utf-8", "replace")) for text in kept),
+        documents=len(kept),
+    )
+
+
+def total_nats(
+    config: config_lib.LlamaConfig,
+    weights: Mapping[str, Any],
+    sequences: Sequence[Passage],
+    *,
+    length: int,
+    batch: int = 8,
+    options: llama.Options = llama.Options(),
+    progress: Callable[[int], None] | None = None,
+) -> float:
+    """Sum of -ln p over all scored ids, in windows of `length` that overlap by half."""
+    total, done = 0.0, 0
+    for rows in _batches(_windows(sequences, length), batch, length):
+        tokens_BT, targets_BT, mask_BT, document = rows
+        nats_BT = _nats(config, options, dict(weights), tokens_BT, targets_BT)
+        total += float(np.asarray(nats_BT, np.float64)[mask_BT].sum())
+        if progress is not None and document > done:
+            done = document
+            progress(done)
+    return total
+
+
+def fits(tokenizer: processor.Tokenizer, config: config_lib.LlamaConfig) -> None:
+    """Refuses a tokenizer whose vocabulary is not the model's."""
+    if tokenizer.vocab_size != config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size:,} pieces but the model {config.vocab_size:,} rows: "
+            "use the tokenizer of the model's own directory, or grow the model with `zhllama resize`"
+        )
+
+
+@functools.partial(jax.jit, static_argnames=("config", "options"))
+def _nats(
+    config: config_lib.LlamaConfig, options: llama.Options, weights: Mapping[str, Any], tokens_BT: arrays.Array, targets_BT: arrays.Array
+) -> arrays.Array:
+    x_BTD, _ = llama.hidden_states(config, weights, tokens_BT, options=options)
+    x_MD = x_BTD.reshape(-1, config.hidden_size)
+    return likelihood.token_nats(config, weights["params"], x_MD, jnp.ravel(targets_BT), chunk=CHUNK).reshape(tokens_BT.shape)
+
+
+def _windows(sequences: Sequence[Passage], length: int) -> Iterator[tuple[Sequence[int], Sequence[int], list[bool], int]]:
+    """Cuts every sequence into (inputs, targets, which targets count, index of the sequence)."""
+    stride = max(length // 2, 1)
+    for index, (ids, scored) in enumerate(sequences):
+        start, counted = 0, 0  # targets below `counted` were scored by an earlier window
+        while counted < len(ids) - 1:
+            stop = min(start + length, len(ids) - 1)
+            mask = [bool(scored[position + 1]) and position >= counted for position in range(start, stop)]
+            yield ids[start:stop], ids[start + 1 : stop + 1], mask, index
+            counted = stop
+            start += stride
+
+
+def _batches(windows: Iterable[tuple[Any, ...]], batch: int, length: int) -> Iterator[tuple[Any, ...]]:
+    """Groups windows into arrays of one shape; what is missing is padding that does not count."""
+    windows = iter(windows)
+    while group := list(itertools.islice(windows, batch)):
+        tokens_BT = np.zeros((batch, length), np.int32)
+        targets_BT = np.zeros((batch, length), np.int32)
+        mask_BT = np.zeros((batch, length), bool)
+        for row, (inputs, targets, mask, _) in enumerate(group):
+            tokens_BT[row, : len(inputs)] = inputs
+            targets_BT[row, : len(targets)] = targets
+            mask_BT[row, : len(mask)] = mask
+        yield tokens_BT, targets_BT, mask_BT, group[-1][3]
