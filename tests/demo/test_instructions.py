@@ -1,0 +1,121 @@
+"""Instruction tasks: right answers, new arguments for procedures, new wordings of known facts."""
+
+import re
+
+import pytest
+
+from zhllama_jax.demo import instructions, lexicon
+from zhllama_jax.demo.draw import Draw
+
+NAMES = sorted(
+    {str(word.zh) for word in (*lexicon.CATEGORY, *lexicon.OPPOSITE, *lexicon.JOBS, *lexicon.DAYS, *lexicon.MEASURED)}
+    | {str(w.en) for w in lexicon.TRANSLATED},
+    key=len,
+    reverse=True,
+)
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2])
+def split(request: pytest.FixtureRequest) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    train, held_out = (
+        instructions.write_rows(Draw(request.param, held_out=side, stream="i"), rows) for side, rows in ((False, 6000), (True, 450))
+    )
+    return train, held_out
+
+
+def _subject_and_wording(row: dict[str, str]) -> tuple[str, str]:
+    """The word that a fact is asked about, and the instruction with it cut out."""
+    body = row["instruction"]
+    for opening in filter(None, instructions.OPENINGS):
+        body = body.removeprefix(opening)
+    subject = next(name for name in NAMES if re.search(rf"(?<![a-z]){name}(?![a-z])", body))
+    return subject, row["instruction"].replace(subject, "X", 1)
+
+
+def _wording(row: dict[str, str]) -> str:
+    return _subject_and_wording(row)[1]
+
+
+def _argument(row: dict[str, str]) -> frozenset[str]:
+    """What must be new in a procedure: the set of a list, or the core words of a sentence."""
+    if row["task"] in ("extract", "recall"):
+        groups = (
+            (lexicon.PEOPLE, lexicon.DAYS, lexicon.PLACES) if row["task"] == "extract" else (lexicon.PEOPLE, lexicon.COLOURS, lexicon.OWNED)
+        )
+        return frozenset(str(word.zh) for group in groups for word in group if word.zh in row["input"])
+    return frozenset(re.split("、|和", row["input"]))
+
+
+def test_held_out_procedures_have_new_arguments(split: tuple[list[dict[str, str]], list[dict[str, str]]]) -> None:
+    train, held_out = ([row for row in rows if row["task"] not in instructions.FACT_TASKS] for rows in split)
+    known = {_argument(row) for row in train}
+    assert len(held_out) == 240
+    assert not [row for row in held_out if _argument(row) in known]
+
+
+def test_held_out_facts_are_known_in_other_words(split: tuple[list[dict[str, str]], list[dict[str, str]]]) -> None:
+    train, held_out = ([row for row in rows if row["task"] in instructions.FACT_TASKS] for rows in split)
+    known_wordings = {(row["task"], _wording(row)) for row in train}
+    known_facts = {(row["task"], _subject_and_wording(row)[0], row["output"]) for row in train}
+    assert len(held_out) == 210
+    assert not [row for row in held_out if (row["task"], _wording(row)) in known_wordings]
+    assert {(row["task"], _subject_and_wording(row)[0], row["output"]) for row in held_out} <= known_facts
+
+
+def test_held_out_wordings_are_made_of_known_pieces(split: tuple[list[dict[str, str]], list[dict[str, str]]]) -> None:
+    train, held_out = split
+    for pieces in (instructions.OPENINGS, instructions.ENDINGS):
+        for piece in pieces:
+            assert any(row["instruction"].startswith(piece) or row["instruction"].endswith(piece) for row in train)
+    known = {
+        (row["task"], re.sub("？.*", "", _wording(row)).split("，")[-1].split("：")[-1])
+        for row in train
+        if row["task"] in instructions.FACT_TASKS
+    }
+    asked = {
+        (row["task"], re.sub("？.*", "", _wording(row)).split("，")[-1].split("：")[-1])
+        for row in held_out
+        if row["task"] in instructions.FACT_TASKS
+    }
+    strip = {(task, question.removesuffix("呢")) for task, question in known}
+    assert {(task, question.removesuffix("呢")) for task, question in asked} <= strip
+
+
+def test_no_instruction_occurs_in_both(split: tuple[list[dict[str, str]], list[dict[str, str]]]) -> None:
+    train, held_out = ({(row["instruction"], row["input"]) for row in rows} for rows in split)
+    assert not train & held_out
+
+
+def _answer(row: dict[str, str]) -> str:
+    """Works a procedure out again from the text of the row alone."""
+    items = re.split("、|和", row["input"])
+    asked = row["instruction"]
+    if row["task"] == "pick":
+        return items[-1] if "最后" in asked else items["一二三四五".index(asked[asked.index("第") + 1])]
+    if row["task"] == "count":
+        return "一二三四五六"[len(items) - 1]
+    if row["task"] == "member":
+        return "有" if re.search("有没有(.+)？", asked)[1] in items else "没有"  # type: ignore[index]
+    if row["task"] == "compare":
+        values = sorted(items, key=[word.zh for word in lexicon.NUMBERS].index)
+        return values[-1] if "大" in asked else values[0]
+    joined = items if row["task"] == "repeat" else items[::-1]
+    return "、".join(joined[:-1]) + "和" + joined[-1]
+
+
+def test_list_answers_are_right(split: tuple[list[dict[str, str]], list[dict[str, str]]]) -> None:
+    for row in split[0] + split[1]:
+        if row["task"] in ("pick", "count", "member", "compare", "repeat", "reverse"):
+            assert row["output"] == _answer(row), row
+
+
+def test_reading_answers_stand_in_the_input_and_not_in_the_question(split: tuple[list[dict[str, str]], list[dict[str, str]]]) -> None:
+    for row in split[0] + split[1]:
+        if row["task"] in ("extract", "recall"):
+            assert row["output"] in row["input"]
+            assert row["output"] not in row["instruction"]
+
+
+def test_the_table_lists_every_task() -> None:
+    documented = set(re.findall(r"^\| (\w+) +\|", instructions.__doc__ or "", re.MULTILINE)) - {"task"}
+    assert documented == {task.__name__ for task in instructions.TASKS}
