@@ -72,14 +72,14 @@ class LlamaConfig:
             found.append(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
         if not _positive(self.base_vocab_size) or self.base_rows > self.vocab_size:
             found.append(f"base_vocab_size {self.base_vocab_size} must lie between 1 and vocab_size {self.vocab_size}")
-        if not self.rms_norm_eps > 0:
-            found.append(f"rms_norm_eps must be above 0, got {self.rms_norm_eps}")
-        if not self.rope_theta > 0:
-            found.append(f"rope_theta must be above 0, got {self.rope_theta}")
+        for name in ("rms_norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not value > 0:
+                found.append(f"{name} must be a number above 0, got {value!r}")
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < self.vocab_size:
-                found.append(f"{name} {value} lies outside the vocabulary of {self.vocab_size}")
+            if value is not None and not (isinstance(value, int) and 0 <= value < self.vocab_size):
+                found.append(f"{name} {value!r} is no id of a vocabulary of {self.vocab_size}")
         return found
 
     @property
