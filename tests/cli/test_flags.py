@@ -1,0 +1,176 @@
+"""Words in, arguments out; and every complaint is one line in our words."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from zhllama_jax.cli import flags, schema
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """How fast.
+
+    Attributes:
+      rate: the learning rate.
+    """
+
+    rate: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A stage.
+
+    Attributes:
+      model: where the model is.
+      optimizer: how fast.
+    """
+
+    model: str
+    optimizer: Optimizer = Optimizer()
+    files: tuple[str, ...] = ()
+
+
+def train(settings: Settings, /, *, dry: bool = False) -> None:
+    """Trains one stage."""
+
+
+def table(settings: Settings | None, /, *, size: str = "7b") -> None:
+    """Shows a table."""
+
+
+def generate(
+    *,
+    model: Path,
+    prompt: list[str] | None = None,
+    template: str | None = None,
+    rows: Literal["none", "all"] | None = None,
+    temperature: float | None = None,
+    stop_ids: list[int] | None = None,
+) -> None:
+    """Continues prompts.
+
+    At some length.
+
+    Args:
+      model: a directory.
+      prompt: texts to continue.
+    """
+
+
+def keywords(verb: Callable[..., None], *words: str) -> dict[str, Any]:
+    positional, named = flags.parse("verb", verb, words)
+    assert positional == []
+    return named
+
+
+def test_values_get_their_types_and_absent_ones_their_defaults() -> None:
+    got = keywords(generate, "--model", "m", "--temperature=0", "--stop_ids", "1", "2")
+    assert got == {"model": Path("m"), "prompt": None, "template": None, "rows": None, "temperature": 0.0, "stop_ids": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--prompt", "one", "null", "--model", "m", "--prompt", '["3"]', "--prompt=--x", "--prompt=a=b"],
+        ["--prompt=one", "--prompt=null", "--model=m", "--prompt", '["3"]', "--prompt=--x", "--prompt=a=b"],
+    ],
+)
+def test_words_of_a_list_are_taken_as_they_are(words: list[str]) -> None:
+    assert keywords(generate, *words)["prompt"] == ["one", "null", '["3"]', "--x", "a=b"]
+
+
+def test_the_word_none_is_a_value_where_it_is_one() -> None:
+    got = keywords(generate, "--model", "m", "--template", "none", "--rows", "none")
+    assert (got["template"], got["rows"]) == ("none", "none")
+
+
+def test_a_file_is_overridden_by_flags(tmp_path: Path) -> None:
+    config = tmp_path / "stage.yaml"
+    config.write_text("model: base\noptimizer: {rate: 1e-4}\nfiles: [a, b]\ndry: true\n")
+    [settings], named = flags.parse("train", train, ["--config", str(config), "--optimizer.rate", "3", "--files", "c"])
+    assert settings == Settings(model="base", optimizer=Optimizer(rate=3.0), files=("c",))
+    assert named == {"dry": True}
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
+    config = tmp_path / "stage.yaml"
+    config.write_text("model: base\noptimizer: {rate: 1e-4, betas: [0.8, 0.9]}\n")
+    [settings], _ = flags.parse("train", train, [f"--config={config}"])
+    assert settings.optimizer == Optimizer(1e-4, (0.8, 0.9))
+
+
+def test_an_optional_dataclass_exists_only_with_a_file(tmp_path: Path) -> None:
+    assert flags.parse("table", table, ["--size", "13b"]) == ([None], {"size": "13b"})
+    config = tmp_path / "stage.yaml"
+    config.write_text("model: base\n")
+    assert flags.parse("table", table, ["--config", str(config)]) == ([Settings("base")], {"size": "7b"})
+    with pytest.raises(schema.UsageError, match="unknown flag --model"):
+        flags.parse("table", table, ["--model", "base"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "missing: --model"),
+        (["--model", "m", "--promt", "x"], "unknown flag --promt: did you mean prompt?"),
+        (["--model", "m", "--temp", "1"], "unknown flag --temp: did you mean template?"),
+        (["--model", "m", "--temperature", "warm"], "--temperature: expected a number or null, got 'warm'"),
+        (["--model", "m", "--rows", "some"], "--rows: expected one of none, all or null, got 'some'"),
+        (["--model", "m", "--prompt"], "--prompt needs at least one value"),
+        (["--model"], "--model needs a value"),
+        (["--model", "m", "stray"], "unexpected: stray"),
+        (["--model", "m", "--stop_ids", "1", "x"], "--stop_ids: expected a list of whole numbers or null, got 'x'"),
+    ],
+)
+def test_wrong_words_get_one_clear_line(words: list[str], message: str) -> None:
+    with pytest.raises(schema.UsageError) as caught:
+        flags.parse("generate", generate, words)
+    assert str(caught.value) == message
+
+
+def test_a_wrong_value_in_a_file_is_named_with_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "stage.yaml"
+    config.write_text("model: base\noptimizer: {rate: fast}\n")
+    with pytest.raises(schema.UsageError) as caught:
+        flags.parse("train", train, ["--config", str(config)])
+    assert str(caught.value) == f"{config}: optimizer.rate: expected a number, got 'fast'"
+
+
+def test_an_unknown_key_in_a_file_is_named_with_its_line(tmp_path: Path) -> None:
+    config = tmp_path / "stage.yaml"
+    config.write_text("model: base\noptimiser: {rate: 1}\n")
+    with pytest.raises(schema.UsageError) as caught:
+        flags.parse("train", train, ["--config", str(config)])
+    assert str(caught.value) == f"{config}:2: unknown key 'optimiser': did you mean optimizer?"
+
+
+def test_help_shows_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        flags.parse("generate", generate, ["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "usage: zhllama generate" in shown
+    assert "At some length." in shown
+    assert "texts to continue" in shown
+    assert "Args:" not in shown
+
+
+def test_help_on_a_dataclass_shows_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        flags.parse("train", train, ["--help"])
+    assert "the learning rate" in capsys.readouterr().out
+
+
+def test_what_was_understood_can_be_printed_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        flags.parse("train", train, ["--model", "base", "--optimizer.rate", "0.5", "--files", "a", "--print_config"])
+    config = tmp_path / "again.yaml"
+    config.write_text(capsys.readouterr().out)
+    [settings], _ = flags.parse("train", train, ["--config", str(config)])
+    assert settings == Settings("base", Optimizer(0.5), ("a",))

@@ -1,0 +1,159 @@
+"""Finding verbs, exit statuses, one-line errors, and a help text that comes at once."""
+
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+
+import pytest
+
+from zhllama_jax.cli import program, schema, terminal
+
+
+def test_help_lists_every_verb_with_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name, verb in program.VERBS.items():
+        assert verb.__doc__, name
+        assert f"  {name} " in shown
+        assert verb.__doc__.strip().split("\n")[0] in shown
+
+
+def test_help_comes_in_half_a_second() -> None:
+    command = [sys.executable, "-m", "zhllama_jax", "--help"]
+    seconds = []
+    for _ in range(3):  # the best of three: the machine may be busy
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5
+
+
+def test_the_table_of_verbs_imports_no_heavy_library() -> None:
+    heavy = {"jax", "numpy", "jsonargparse", "sentencepiece", "rich"}
+    code = f"import sys; from zhllama_jax.cli import program; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", program.VERBS)
+def test_every_verb_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run([*name.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"usage: zhllama {name}" in shown
+
+
+@pytest.mark.parametrize("name", program.VERBS)
+def test_every_flag_is_explained(name: str) -> None:
+    verb = program.VERBS[name]
+    for flag in schema.options(verb):
+        assert f"{flag}: " in (verb.__doc__ or ""), f"{name} --{flag}"
+
+
+def test_no_words_show_the_verbs_and_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run([]) == 2
+    assert "usage: zhllama" in capsys.readouterr().out
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    import zhllama_jax
+
+    assert program.run(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == zhllama_jax.__version__
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["stagse"], "unknown verb 'stagse': did you mean stages?"),
+        (["stages", "--stge", "sft"], "unknown flag --stge: did you mean stage?"),
+        (["stages", "--rank", "two"], "--rank: expected a whole number, got 'two'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(words) == 2
+    assert capsys.readouterr() == ("", f"zhllama: error: {message}\n")
+
+
+def answer(verb: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *, debug: bool = False) -> int:
+    """The exit status of a program whose only verb is `verb`."""
+    verb.__doc__ = "Does one thing."
+    verb.__annotations__ = {"return": None}
+    monkeypatch.setattr(program, "VERBS", {"act": verb})
+    return program.run(["--debug", "act"] if debug else ["act"])
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("the tokenizer\n  does not fit"), "the tokenizer does not fit"),
+        (FileNotFoundError("m/config.json not found: expected a model"), "m/config.json not found: expected a model"),
+        (PermissionError(13, "Permission denied", "/root/x"), "/root/x: permission denied"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_a_users_error_is_one_line_and_status_1(
+    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    assert answer(fail, monkeypatch) == 1
+    assert capsys.readouterr() == ("", f"zhllama: error: {line}\n")
+
+
+def test_debug_lets_the_error_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        answer(fail, monkeypatch, debug=True)
+
+
+def test_our_own_mistakes_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise KeyError("inside")
+
+    with pytest.raises(KeyError):
+        answer(fail, monkeypatch)
+
+
+def test_an_interrupt_is_one_line_and_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    assert answer(interrupt, monkeypatch) == 130
+    assert capsys.readouterr().err == "zhllama: interrupted\n"
+
+
+def test_a_warning_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def warn() -> None:
+        warnings.simplefilter("always")
+        warnings.warn_explicit("look\nhere", UserWarning, "zhllama_jax/convert/config_hf.py", 1)
+        warnings.warn_explicit("not yours", UserWarning, "site-packages/other.py", 1)
+        terminal.result("done")
+
+    assert answer(warn, monkeypatch) == 0
+    assert capsys.readouterr() == ("done\n", "zhllama: warning: look here\n")
+
+
+def test_a_closed_pipe_is_silent() -> None:
+    """`zhllama … | head -1`: no traceback, and the status says why."""
+    command = f"{sys.executable} -m zhllama_jax stages --size micro"
+    done = subprocess.run(["bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("141", "0")
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_a_group_lists_its_verbs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def act() -> None:
+        """Does one thing."""
+
+    monkeypatch.setattr(program, "VERBS", {"tokenizer train": act, "tokenizer merge": act})
+    assert program.run(["tokenizer"]) == 2
+    assert program.run(["tokenizer", "--help"]) == 0
+    assert capsys.readouterr().out.count("tokenizer merge") == 2
+    assert program.run(["tokenizer", "trian"]) == 2
+    assert capsys.readouterr().err == "zhllama: error: unknown verb 'tokenizer trian': did you mean tokenizer train?\n"

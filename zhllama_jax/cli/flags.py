@@ -1,0 +1,140 @@
+"""From words on the command line, and a YAML file, to the arguments of a verb.
+
+The parser is jsonargparse's. Around it stand four things of ours: words after a list flag are taken as they are (`--prompt A B`), an
+unknown flag or key is answered with the one that was meant, every complaint is one line, and only the chosen verb's parser is built.
+"""
+
+import inspect
+import itertools
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zhllama_jax.cli import schema
+
+if TYPE_CHECKING:
+    import jsonargparse
+
+OF_THE_PARSER = ("help", "config", "print_config")
+
+
+def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword arguments for `verb`.
+
+    Args:
+      name: what the verb is called ("tokenizer merge").
+      verb: see `schema`.
+      words: the command line after the verb.
+
+    Raises:
+      schema.UsageError: a flag, a key or a value is wrong.
+      FileNotFoundError: the configuration file is missing.
+      SystemExit: after `--help` and `--print_config`, status 0.
+    """
+    import argparse
+
+    own = schema.options(verb)
+    positional = schema.settings(verb)
+    if positional and positional[2] and not _values(words, "config"):
+        kind = None  # the dataclass is optional, and nothing says what is in it
+    else:
+        kind = positional[1] if positional else None
+    known = {**schema.fields(kind), **own}
+
+    words = _fold_lists(words, known)
+    _check_flags(words, known)
+    for file in _values(words, "config"):
+        schema.check_file(file, known)
+    parser = _make_parser(name, verb, kind, left_out=positional[0] if positional else None)
+    try:
+        given = parser.instantiate(parser.parse_args(words))
+    except argparse.ArgumentError as error:
+        raise schema.UsageError(_reword(str(error), words, known)) from None
+    named = {option: given[option] for option in own}
+    if positional is None:
+        return [], named
+    return [kind(**{field: given[field] for field in schema.fields(kind)}) if kind else None], named
+
+
+def _make_parser(name: str, verb: Callable[..., None], kind: type | None, *, left_out: str | None) -> "jsonargparse.ArgumentParser":
+    """The parser of one verb, made from its signature, its dataclass and their docstrings."""
+    import jsonargparse
+
+    summary = inspect.cleandoc(verb.__doc__ or "").partition("\nArgs:")[0].strip()
+    parser = jsonargparse.ArgumentParser(prog=f"zhllama {name}", description=summary, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file with the options below; flags override it")
+    if kind is not None:
+        parser.add_class_arguments(kind, as_group=False)
+    parser.add_function_arguments(verb, as_group=False, skip={left_out} if left_out else set())
+    return parser
+
+
+def _fold_lists(words: Sequence[str], known: Mapping[str, Any]) -> list[str]:
+    """Gathers all words of a list flag, repeated or not, into one JSON list, so that nothing in them is interpreted."""
+    lists = {f"--{option}": kind for option, kind in known.items() if schema.is_list(kind)}
+    gathered: dict[str, list[str]] = {}
+    folded: list[str] = []
+    rest = list(words)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if flag not in lists:
+            folded.append(flag + equals + value)
+            continue
+        if flag not in gathered:
+            gathered[flag] = []
+            folded.append(flag)  # keeps the place; filled below
+        values = [value] if equals else []
+        while not equals and rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        if not values:
+            raise schema.UsageError(f"{flag} needs at least one value")
+        gathered[flag] += values
+    return [f"{word}={_as_json(gathered[word], lists[word])}" if word in gathered else word for word in folded]
+
+
+def _as_json(values: list[str], kind: Any) -> str:
+    if schema.element(kind) in (str, Path):
+        return json.dumps(values, ensure_ascii=False)
+    return f"[{', '.join(values)}]"
+
+
+def _check_flags(words: Sequence[str], known: Mapping[str, Any]) -> None:
+    unknown = []
+    for word in words:
+        if not word.startswith("--") or word == "--":
+            continue
+        option = word[2:].partition("=")[0].removesuffix("+").removesuffix(".help")
+        if option not in OF_THE_PARSER and schema.find(known, option) is None:
+            unknown.append(f"unknown flag --{option}: {schema.closest(option, [*known, *OF_THE_PARSER])}")
+    if unknown:
+        raise schema.UsageError("; ".join(unknown))
+
+
+def _values(words: Sequence[str], option: str) -> list[str]:
+    """The values that a flag is given, in both spellings."""
+    found = [word.partition("=")[2] for word in words if word.startswith(f"--{option}=")]
+    return found + [value for flag, value in itertools.pairwise(words) if flag == f"--{option}"]
+
+
+def _reword(message: str, words: Sequence[str], known: Mapping[str, Any]) -> str:
+    """The parser's complaint as one line in our words."""
+    message = " ".join(message.split())
+    if missing := re.search(r"arguments are required: (.+)$", message):
+        return f"missing: {', '.join(f'--{option.strip()}' for option in missing[1].split(','))}"
+    if stray := re.match(r"unrecognized arguments: (.+)$", message):
+        return f"unexpected: {stray[1]}"
+    if bare := re.match(r"argument (--[\w.]+): expected .*argument", message):
+        return f"{bare[1]} needs a value"
+    key = re.match(r'Parser key "([^"]+)": *(.*)$', message)
+    if not key:
+        return message
+    option, problem = key[1], key[2]
+    kind = schema.find(known, option)
+    value = re.search(r"(?:Got|Given) value: (.*?)(?: - Expected a |$)", problem)
+    if kind is not None and value:
+        problem = f"expected {schema.describe(kind)}, got {value[1]!r}"
+    files = _values(words, "config")
+    by_flag = any(word.partition("=")[0] == f"--{option}" for word in words)
+    return f"--{option}: {problem}" if by_flag or not files else f"{files[-1]}: {option}: {problem}"

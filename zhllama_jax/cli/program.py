@@ -1,0 +1,127 @@
+"""The program `zhllama`: finds the verb, lets `flags` read its words, calls it, and turns the user's errors into one line.
+
+Exit status: 0 done, 1 the verb failed, 2 the command line or the configuration was wrong, 130 interrupted, 141 nobody reads on.
+"""
+
+import inspect
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
+
+import zhllama_jax
+from zhllama_jax.cli import (
+    flags,
+    schema,
+    stages,
+    terminal,
+)
+
+VERBS: Mapping[str, Callable[..., None]] = {
+    "stages": stages.run,
+}
+
+
+def run(words: Sequence[str]) -> int:
+    """Runs one command line and returns the exit status; the words come after the program's name."""
+    words = list(words)
+    debug = words[:1] == ["--debug"]
+    words = words[debug:]
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        if not debug:
+            # Libraries below us report on their own state; what a user must know is said by ours.
+            logging.getLogger("absl").setLevel(logging.ERROR)
+        try:
+            return _run(words)
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else 0
+        except KeyboardInterrupt:
+            terminal.say("zhllama: interrupted")
+            return 130
+        except BrokenPipeError:
+            # Python would complain again when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except (ValueError, OSError) as error:
+            if debug:
+                raise
+            terminal.say(f"zhllama: error: {sentence(error)}")
+            return 2 if isinstance(error, schema.UsageError) else 1
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        terminal.result(overview())
+        return 0 if words else 2
+    if words[0] == "--version":
+        terminal.result(zhllama_jax.__version__)
+        return 0
+    name, rest = find(words)
+    positional, named = flags.parse(name, VERBS[name], rest)
+    VERBS[name](*positional, **named)
+    sys.stdout.flush()
+    return 0
+
+
+def find(words: list[str]) -> tuple[str, list[str]]:
+    """The verb that a command line names, of one word or two, and the words after it.
+
+    Raises:
+      schema.UsageError: there is no such verb.
+      SystemExit: help on a group such as `tokenizer` was asked for and given.
+    """
+    for count in (2, 1):
+        name = " ".join(words[:count])
+        if name in VERBS:
+            return name, words[count:]
+    group = [name for name in VERBS if name.startswith(f"{words[0]} ")]
+    if group and words[1:2] in ([], ["-h"], ["--help"]):
+        terminal.result(overview(group))
+        raise SystemExit(0 if words[1:] else 2)
+    if group:
+        raise schema.UsageError(f"unknown verb {' '.join(words[:2])!r}: {schema.closest(' '.join(words[:2]), group)}")
+    raise schema.UsageError(f"unknown verb {words[0]!r}: {schema.closest(words[0], VERBS)}")
+
+
+def overview(names: Sequence[str] = ()) -> str:
+    """The table of verbs, each with the first line of its docstring."""
+    chosen = names or list(VERBS)
+    size = max(map(len, chosen))
+    lines = [f"  {name.ljust(size)}  {inspect.getdoc(VERBS[name]).partition(chr(10))[0]}" for name in chosen]  # type: ignore[union-attr]
+    return "\n".join(
+        [
+            "usage: zhllama [--debug] VERB [--flag VALUE …]",
+            "",
+            *([] if names else ["Adapts LLaMA models to Chinese in pure JAX, from raw text to a Hugging Face directory.", ""]),
+            *lines,
+            "",
+            "`zhllama VERB --help` lists a verb's flags. Every verb reads flags from a YAML file too (--config F) and shows what it",
+            "understood (--print_config). --debug shows where an error came from; --version shows the version.",
+        ]
+    )
+
+
+def sentence(error: Exception) -> str:
+    """An error as one line."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+) -> None:
+    """One line for a warning of ours; those of other libraries are meant for developers."""
+    if issubclass(category, UserWarning) and "zhllama" in filename:
+        terminal.say(f"zhllama: warning: {' '.join(str(message).split())}")
+
+
+def main() -> Any:
+    """The entry point: text is UTF-8 whatever the locale says."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8")
+    sys.exit(run(sys.argv[1:]))
