@@ -21,6 +21,10 @@ class Optimizer:
     rate: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
 
+    def __post_init__(self) -> None:
+        if self.rate < 0:
+            raise ValueError(f"rate must be at least 0, got {self.rate}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -33,6 +37,7 @@ class Settings:
 
     model: str
     optimizer: Optimizer = Optimizer()
+    second: Optimizer | None = None
     files: tuple[str, ...] = ()
 
 
@@ -139,7 +144,16 @@ def test_a_wrong_value_in_a_file_is_named_with_the_file(tmp_path: Path) -> None:
     config.write_text("model: base\noptimizer: {rate: fast}\n")
     with pytest.raises(schema.UsageError) as caught:
         flags.parse("train", train, ["--config", str(config)])
-    assert str(caught.value) == f"{config}: optimizer.rate: expected a number, got 'fast'"
+    assert str(caught.value) == f"{config}:2: optimizer.rate: expected a number, got 'fast'"
+
+
+@pytest.mark.parametrize("place", ["optimizer", "second"])
+def test_what_a_dataclass_refuses_is_told_in_its_words(place: str, tmp_path: Path) -> None:
+    config = tmp_path / "stage.yaml"
+    config.write_text(f"model: base\n{place}: {{rate: -1}}\n")
+    with pytest.raises(schema.UsageError) as caught:
+        flags.parse("train", train, ["--config", str(config)])
+    assert str(caught.value) == f"{config}: rate must be at least 0, got -1.0"
 
 
 def test_an_unknown_key_in_a_file_is_named_with_its_line(tmp_path: Path) -> None:
@@ -173,4 +187,4 @@ def test_what_was_understood_can_be_printed_and_read_again(tmp_path: Path, capsy
     config = tmp_path / "again.yaml"
     config.write_text(capsys.readouterr().out)
     [settings], _ = flags.parse("train", train, ["--config", str(config)])
-    assert settings == Settings("base", Optimizer(0.5), ("a",))
+    assert settings == Settings("base", Optimizer(0.5), files=("a",))

@@ -1,7 +1,7 @@
-"""Options read from signatures, and configuration files held against them."""
+"""Options read from signatures."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ class Settings:
     maybe: Inner | None = None
     parts: tuple[Part, ...] = ()
     extra: dict[str, float] = dataclasses.field(default_factory=dict)
+    named: Mapping[str, Inner] | None = None
 
 
 def with_settings(settings: Settings, /, *, dry: bool = False) -> None:
@@ -70,6 +71,8 @@ def test_options_are_the_other_parameters(verb: Callable[..., None], names: list
         ("inner.rate", float),
         ("maybe.kind", Literal["a", "b"]),
         ("extra.anything", float),
+        ("named.first.rate", float),
+        ("named.first.speed", None),
         ("dry", bool),
         ("inner.speed", None),
         ("speed", None),
@@ -119,45 +122,9 @@ def test_a_near_name_is_proposed_and_otherwise_all_are_listed() -> None:
     assert schema.closest("zzz", ["prompt"]) == "there is prompt"
 
 
-def write(path: Path, text: str | bytes) -> str:
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return str(path)
-
-
-def test_a_good_file_passes(tmp_path: Path) -> None:
-    text = "model: m\ninner: {rate: 1e-3}\nmaybe:\nparts:\n- path: a\n- {path: b, weight: 2}\nextra: {x: 1}\ndry: true\n"
-    schema.check_file(write(tmp_path / "good.yaml", text), KNOWN)
-
-
-def test_all_bad_keys_are_named_with_their_lines(tmp_path: Path) -> None:
-    path = write(tmp_path / "bad.yaml", "modle: m\ninner:\n  rate: 1\n  speed: 2\nparts:\n- pth: a\ninner: {}\n")
-    with pytest.raises(schema.UsageError) as caught:
-        schema.check_file(path, KNOWN)
-    assert str(caught.value).split("; ") == [
-        f"{path}:1: unknown key 'modle': did you mean model?",
-        f"{path}:4: unknown key 'speed' in inner: there are rate, kind",
-        f"{path}:6: unknown key 'pth' in parts.0: did you mean path?",
-        f"{path}:7: the key 'inner' stands twice",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("model: m\n inner: {", ":2: not YAML"),
-        ("model: [", "not YAML"),
-        ("just words", "must hold `key: value` lines"),
-        ("", "must hold `key: value` lines"),
-        (b"model: \xff\xfe", "not UTF-8"),
-        ("a: !!python/object/apply:os.system [ls]", "unknown key 'a'"),
-        (b"#" * (schema.MAX_BYTES + 1), "too many"),
-    ],
-)
-def test_what_is_no_configuration_is_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
-    with pytest.raises(schema.UsageError, match=message):
-        schema.check_file(write(tmp_path / "bad.yaml", text), KNOWN)
-
-
-def test_a_missing_file_is_named() -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml not found"):
-        schema.check_file("nowhere.yaml", KNOWN)
+def test_required_fields_have_no_default() -> None:
+    assert schema.required(Settings) == ["model"]
+    assert schema.required(Part | None) == ["path"]
+    assert schema.required(Inner) == []
+    assert schema.required(Part | Settings) == []
+    assert schema.required(str) == []

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zhllama_jax.cli import schema
+from zhllama_jax.cli import configuration, schema
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -45,17 +45,20 @@ def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[l
 
     words = _fold_lists(words, known)
     _check_flags(words, known)
-    for file in _values(words, "config"):
-        schema.check_file(file, known)
+    for path in _values(words, "config"):
+        configuration.check(path, known)
     parser = _make_parser(name, verb, kind, left_out=positional[0] if positional else None)
     try:
         given = parser.instantiate(parser.parse_args(words))
+        named = {option: given[option] for option in own}
+        if positional is None:
+            return [], named
+        return [kind(**{field: given[field] for field in schema.fields(kind)}) if kind else None], named
     except argparse.ArgumentError as error:
         raise schema.UsageError(_reword(str(error), words, known)) from None
-    named = {option: given[option] for option in own}
-    if positional is None:
-        return [], named
-    return [kind(**{field: given[field] for field in schema.fields(kind)}) if kind else None], named
+    except ValueError as error:
+        where = "".join(f"{path}: " for path in _values(words, "config")[-1:])
+        raise schema.UsageError(where + _of_union(str(error))) from None
 
 
 def _make_parser(name: str, verb: Callable[..., None], kind: type | None, *, left_out: str | None) -> "jsonargparse.ArgumentParser":
@@ -116,6 +119,12 @@ def _values(words: Sequence[str], option: str) -> list[str]:
     """The values that a flag is given, in both spellings."""
     found = [word.partition("=")[2] for word in words if word.startswith(f"--{option}=")]
     return found + [value for flag, value in itertools.pairwise(words) if flag == f"--{option}"]
+
+
+def _of_union(message: str) -> str:
+    """What a dataclass said of its own values, also where it may be left out and the parser tried None for it as well."""
+    tried = re.findall(r"^ +- (?!Expected a )(.+)$", message, re.MULTILINE)
+    return tried[0] if message.startswith("Does not validate") and tried else message
 
 
 def _reword(message: str, words: Sequence[str], known: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a verb may be told, read from its signature: names, types, nested dataclasses. And the check of a YAML file against it.
+"""What a verb may be told, read from its signature: names, types, nested dataclasses.
 
 A verb is a function. Its keyword-only parameters are flags. If it has a positional parameter, that is a dataclass, whose fields are flags
 and keys of a configuration file too; where None will do as well, the dataclass is read only if there is a configuration file.
@@ -9,13 +9,10 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-MAX_BYTES = 1 << 20
 _WORDS: Mapping[Any, str] = {str: "a text", int: "a whole number", float: "a number", Path: "a path"}
 
 
@@ -27,9 +24,9 @@ def settings(verb: Callable[..., None]) -> tuple[str, type, bool] | None:
     """Name and dataclass of a verb's positional parameter, and whether it may be None; None if the verb has flags only."""
     for name, parameter in inspect.signature(verb).parameters.items():
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
-            members = _members(typing.get_type_hints(verb)[name])
-            (kind,) = (member for member in members if member is not type(None))
-            return name, kind, type(None) in members
+            kinds = members(typing.get_type_hints(verb)[name])
+            (kind,) = (member for member in kinds if member is not type(None))
+            return name, kind, type(None) in kinds
     return None
 
 
@@ -43,43 +40,63 @@ def options(verb: Callable[..., None]) -> dict[str, Any]:
 def fields(kind: Any) -> dict[str, Any]:
     """Types of the fields of a dataclass, or of all dataclasses in a union; empty for anything else."""
     found: dict[str, Any] = {}
-    for member in _members(kind):
+    for member in members(kind):
         if dataclasses.is_dataclass(member):
             hints = typing.get_type_hints(member)
             found |= {field.name: hints[field.name] for field in dataclasses.fields(member) if field.init}
     return found
 
 
+def required(kind: Any) -> list[str]:
+    """Fields without a default of a dataclass; none where several alternatives have fields."""
+    found = [member for member in members(kind) if dataclasses.is_dataclass(member)]
+    if len(found) != 1:
+        return []
+    unset = dataclasses.MISSING
+    return [
+        field.name for field in dataclasses.fields(found[0]) if field.init and field.default is unset and field.default_factory is unset
+    ]
+
+
 def element(kind: Any) -> Any | None:
     """The type of a list's or tuple's elements, also of an optional one; None for anything else."""
-    for member in _members(kind):
+    for member in members(kind):
         if typing.get_origin(member) in (list, tuple, Sequence):
             return typing.get_args(member)[0]
     return None
 
 
+def value(kind: Any) -> Any | None:
+    """The type of a mapping's values, also of an optional one; None for anything else."""
+    for member in members(kind):
+        if typing.get_origin(member) in (dict, Mapping):
+            return typing.get_args(member)[1]
+    return None
+
+
 def is_list(kind: Any) -> bool:
     """Whether only a list will do (or its absence), so that a flag may be followed by several words."""
-    members = [member for member in _members(kind) if member is not type(None)]
-    return bool(members) and all(typing.get_origin(member) in (list, tuple, Sequence) for member in members)
+    kinds = [member for member in members(kind) if member is not type(None)]
+    return bool(kinds) and all(typing.get_origin(member) in (list, tuple, Sequence) for member in kinds)
 
 
 def find(known: Mapping[str, Any], name: str) -> Any | None:
     """The type of a dotted name such as `optimizer.learning_rate`; None if there is no such option."""
     kind: Any = None
     for part in name.split("."):
-        if any(typing.get_origin(member) in (dict, Mapping) for member in _members(kind)):
-            return typing.get_args(kind)[1]
-        if part not in known:
+        if part in known:
+            kind = known[part]
+        elif value(kind) is not None:
+            kind = value(kind)
+        else:
             return None
-        kind = known[part]
         known = fields(kind)
     return kind
 
 
 def describe(kind: Any) -> str:
     """A type in words: `a whole number`, `one of a, b`, `a list of texts or null`."""
-    return " or ".join(dict.fromkeys(_describe(member) for member in _members(kind)))
+    return " or ".join(dict.fromkeys(_describe(member) for member in members(kind)))
 
 
 def _describe(kind: Any) -> str:
@@ -105,58 +122,8 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f"there {'are' if len(known) > 1 else 'is'} {', '.join(known)}"
 
 
-def check_file(path: str, known: Mapping[str, Any]) -> None:
-    """Refuses a configuration file with unknown or repeated keys, all of them in one message with their lines.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      UsageError: it is not YAML, not a mapping, or has keys that mean nothing.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{path} not found: expected a YAML configuration file")
-    if file.stat().st_size > MAX_BYTES:
-        raise UsageError(f"{path} has {file.stat().st_size:,} bytes, too many for a configuration file")
-    try:
-        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else path
-        raise UsageError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
-    if not isinstance(root, yaml.MappingNode):
-        raise UsageError(f"{path} must hold `key: value` lines")
-    problems = list(_problems(root, known, ()))
-    if problems:
-        raise UsageError("; ".join(f"{path}:{line}: {problem}" for line, problem in problems))
-
-
-def _problems(node: yaml.MappingNode, known: Mapping[str, Any], trail: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    """(line, what is wrong) for every bad key in a mapping and below."""
-    seen: set[str] = set()
-    place = f" in {'.'.join(trail)}" if trail else ""
-    for key_node, value_node in node.value:
-        line, name = key_node.start_mark.line + 1, str(key_node.value)
-        if name in seen:
-            yield line, f"the key {name!r} stands twice{place}"
-        elif name not in known:
-            yield line, f"unknown key {name!r}{place}: {closest(name, known)}"
-        else:
-            yield from _below(value_node, known[name], (*trail, name))
-        seen.add(name)
-
-
-def _below(node: yaml.Node, kind: Any, trail: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    if isinstance(node, yaml.MappingNode) and fields(kind):
-        yield from _problems(node, fields(kind), trail)
-    elif isinstance(node, yaml.SequenceNode) and element(kind) is not None:
-        for index, item in enumerate(node.value):
-            yield from _below(item, element(kind), (*trail, str(index)))
-
-
-def _members(kind: Any) -> tuple[Any, ...]:
-    """The alternatives of a union; a type that is none is its own only one."""
+def members(kind: Any) -> tuple[Any, ...]:
+    """The alternatives of a union; a type that is no union is its own only one."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return typing.get_args(kind)
     return (kind,)
