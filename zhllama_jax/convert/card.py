@@ -1,0 +1,155 @@
+"""The README.md of what is written: plain sentences about what the directory is, where it came from and how to load it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zhllama_jax.convert import manifest, tokenizer_hf
+from zhllama_jax.model import config as config_lib
+from zhllama_jax.tokenizer import processor
+
+_LICENCE = """## Licence
+
+The weights are derived from a base model and stay under the base model's licence, whatever the licence of the program that made them.
+"""
+
+
+def model(
+    name: str,
+    config: config_lib.LlamaConfig,
+    *,
+    dtype: str,
+    tokenizer: processor.Tokenizer,
+    prompt: manifest.Prompt | None,
+    history: Sequence[Mapping[str, Any]],
+) -> str:
+    """The page of a model directory."""
+    heads = f"{config.num_attention_heads} heads"
+    if config.num_kv_heads != config.num_attention_heads:
+        heads += f" ({config.num_kv_heads} for keys and values)"
+    shape = f"{config.num_hidden_layers} layers, width {config.hidden_size}, MLP {config.intermediate_size}, {heads}"
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+language:
+- zh
+- en
+---
+
+# {name}
+
+A LLaMA model adapted with `zhllama`: {shape}, context {config.max_position_embeddings} tokens, stored as {dtype}.
+
+## Vocabulary
+
+{_vocabulary(config, tokenizer)}
+
+## Steps
+
+{_steps(history)}
+
+## Use
+
+{_usage(name, prompt)}
+
+`zhllama.json` holds the SHA-256 of every file and of every tensor.
+
+{_LICENCE}"""
+
+
+def adapter(name: str, *, base: str, contents: str, loads_in_peft: bool, vocab_size: int, history: Sequence[Mapping[str, Any]]) -> str:
+    """The page of an adapter directory.
+
+    Args:
+      name: the directory's name.
+      base: what it was trained on.
+      contents: a sentence about what it holds.
+      loads_in_peft: false for rows without LoRA factors.
+      vocab_size: rows that the base must have.
+      history: the steps that made it.
+    """
+    if loads_in_peft:
+        peft = (
+            f"It also loads with `peft.PeftModel.from_pretrained(model, ...)`. The base must have {vocab_size:,} rows first: "
+            "PEFT does not resize. Servers such as vLLM do not take adapters with trained rows; serve the merged model there."
+        )
+    else:
+        peft = "It holds rows of the vocabulary and no LoRA factors. PEFT cannot load that alone: merge it with `zhllama`."
+    return f"""# {name}
+
+An adapter in PEFT's layout, made with `zhllama`. {contents}
+
+Base: {base}
+
+## Use
+
+```sh
+zhllama merge --model {base} --adapter {name} --output merged
+```
+
+A base with fewer rows is grown first: `zhllama resize --model {base} --tokenizer {name}/tokenizer.model --output resized`.
+
+{peft}
+
+`zhllama.json` says which base the adapter belongs to, by fingerprint, and which adapters must be folded before it.
+
+## Steps
+
+{_steps(history)}
+
+{_LICENCE}"""
+
+
+def _vocabulary(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer) -> str:
+    lines = [f"{config.vocab_size:,} rows"]
+    if config.extension_rows:
+        lines[0] += f": the base model's {config.base_rows:,} and {config.extension_rows:,} new ones after them"
+    lines[0] += f". SentencePiece BPE (`tokenizer.model`, {tokenizer.vocab_size:,} pieces, sha256 `{tokenizer.sha256}`)."
+    lines.append("`tokenizer.json` says the same to transformers, with the ids of SentencePiece.")
+    tied = tokenizer_hf.tied_pieces(tokenizer)
+    if tied > 16:  # LLaMA's own vocabulary has 16 single characters with one score; no merge makes those
+        lines.append(
+            f"{tied:,} pieces share a score with another one. SentencePiece merges such pieces leftmost first, transformers in a fixed "
+            "order, so some texts get other ids there (which spell the same text)."
+        )
+    lines.append("Unlike `zhllama`, transformers reads the text of a special piece inside a prompt (`</s>`) as that piece.")
+    return "\n".join(lines)
+
+
+def _steps(history: Sequence[Mapping[str, Any]]) -> str:
+    lines = []
+    for number, entry in enumerate(history, 1):
+        rest = ", ".join(f"{key} {_brief(value)}" for key, value in entry.items() if key != "step")
+        lines.append(f"{number}. {entry.get('step', 'step')}{': ' if rest else ''}{rest}")
+    return "\n".join(lines) or "None recorded."
+
+
+def _usage(name: str, prompt: manifest.Prompt | None) -> str:
+    if prompt is None:
+        lead = "A base model: it continues text and was not tuned on instructions."
+        call = "inputs = tokenizer(text, return_tensors='pt')"
+    else:
+        lead = f"Tuned on instructions under the template `{prompt.template}` (boundary `{prompt.boundary}`)."
+        call = (
+            "messages = [{'role': 'user', 'content': text}]\n"
+            "inputs = tokenizer.apply_chat_template(messages, return_tensors='pt', return_dict=True)"
+        )
+    return f"""{lead}
+
+```sh
+zhllama generate --model {name} --prompt "..."
+```
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForCausalLM.from_pretrained("{name}")
+{call}
+print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))
+```"""
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    text = text.replace("\n", " ")
+    return text if len(text) <= 120 else f"{text[:120]}…"

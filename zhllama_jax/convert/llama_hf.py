@@ -1,0 +1,262 @@
+"""Hugging Face model directories in and out.
+
+A directory is read tensor by tensor into stacked leaves on the host, and written tensor by tensor into shards under a temporary name
+that becomes the final one when everything is on the disk. `config.json` carries `base_vocab_size`, so a round trip restores which
+rows are the original vocabulary's.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zhllama_jax import arrays, files, tree
+from zhllama_jax.convert import card, config_hf, manifest, names, safetensors_io, tokenizer_hf
+from zhllama_jax.model import config as config_lib
+from zhllama_jax.tokenizer import processor
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+PAPER_GENERATION: Mapping[str, Any] = {
+    "do_sample": True,
+    "temperature": 0.2,
+    "top_k": 40,
+    "top_p": 0.9,
+    "repetition_penalty": 1.3,
+    "max_new_tokens": 512,
+}
+"""The decoding values of the paper (Cui et al., 2023, arXiv 2304.08177, section 5)."""
+
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+class Checkpoint(NamedTuple):
+    """A model directory in memory.
+
+    Attributes:
+      config: the model's shape.
+      params: the weights in our layout, NumPy arrays on the host.
+      prompt: how instructions were put to it in training; None for a base model.
+      generation: `generation_config.json` as it stands, {} without one.
+      history: what was done to the model so far, from its manifest.
+      directory: where it was read.
+      notes: what is odd in the directory and harmless, as sentences.
+    """
+
+    config: config_lib.LlamaConfig
+    params: arrays.Tree
+    prompt: manifest.Prompt | None
+    generation: dict[str, Any]
+    history: list[dict[str, Any]]
+    directory: Path
+    notes: list[str]
+
+
+def load(directory: str | Path, *, dtype: str | None = None) -> Checkpoint:
+    """Reads a model directory.
+
+    Args:
+      directory: holds `config.json` and safetensors.
+      dtype: "float32", "float16" or "bfloat16" for all weights; None keeps the stored one.
+
+    Raises:
+      FileNotFoundError: something is not there.
+      ValueError: another kind of model or tokenizer, a setting that is not supported, or tensors that do not fit the configuration.
+    """
+    directory = Path(directory)
+    config, notes = _read_config(directory)
+    if not tokenizer_hf.require_sentencepiece(directory):
+        notes.append(f"{directory} has no tokenizer")
+    contents = manifest.read(directory, "model")
+    with open_weights(directory, config) as reader:
+        target = parse_dtype(dtype) if dtype else _stored_dtype(reader, notes)
+        params = names.collect(config, lambda name: cast(name, reader.read(name), target))
+        notes += reader.notes
+    generation = directory / GENERATION
+    return Checkpoint(
+        config=config,
+        params=params,
+        prompt=manifest.prompt(contents),
+        generation=files.read_json(generation, what="a generation_config.json") if generation.is_file() else {},
+        history=contents["history"] if contents else [],
+        directory=directory,
+        notes=notes,
+    )
+
+
+def load_config(directory: str | Path) -> config_lib.LlamaConfig:
+    """The shape of the model in a directory, without its weights."""
+    return _read_config(Path(directory))[0]
+
+
+def load_prompt(directory: str | Path) -> manifest.Prompt | None:
+    """How instructions were put to the model of a directory; None for a base model."""
+    return manifest.prompt(manifest.read(directory, "model"))
+
+
+def open_weights(directory: str | Path, config: config_lib.LlamaConfig) -> safetensors_io.Reader:
+    """Opens a directory's weights after holding them against the configuration.
+
+    Raises:
+      FileNotFoundError, ValueError: see `safetensors_io.open_model` and `names.check`.
+    """
+    reader = safetensors_io.open_model(directory)
+    try:
+        shapes = reader.shapes
+        if config.tie_word_embeddings and _ties(reader):
+            del shapes["lm_head.weight"]
+        names.check(config, shapes, where=str(directory))
+    except BaseException:
+        reader.close()
+        raise
+    return reader
+
+
+def save(
+    directory: str | Path,
+    *,
+    config: config_lib.LlamaConfig,
+    params: Mapping[str, Any],
+    tokenizer: processor.Tokenizer,
+    dtype: str | None = None,
+    prompt: manifest.Prompt | None = None,
+    generation: Mapping[str, Any] = PAPER_GENERATION,
+    history: Sequence[Mapping[str, Any]] = (),
+    shard_bytes: int = safetensors_io.SHARD_BYTES,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Writes a model directory that transformers, llama.cpp and we ourselves load.
+
+    Args:
+      directory: does not exist yet, unless `overwrite`.
+      config: the model's shape.
+      params: the weights in our layout, on the host or on devices.
+      tokenizer: must not have more pieces than the model has rows.
+      dtype: "float32", "float16" or "bfloat16"; None keeps the weights' own, which must then be one.
+      prompt: how instructions were put to the model in training, if they were; gives the chat template.
+      generation: decoding values for `generation_config.json`.
+      history: what was done to the model so far, oldest first, JSON objects.
+      shard_bytes: a file of weights is closed before it would exceed this.
+      overwrite: replace an existing directory (at once, when the new one is complete).
+
+    Returns:
+      The manifest.
+
+    Raises:
+      ValueError: the directory exists, the tokenizer does not fit, or a number does not fit float16.
+    """
+    if dtype is None:
+        found = sorted({leaf.dtype.name for leaf in tree.flatten(params).values()})
+        if len(found) > 1:
+            raise ValueError(f"the weights are of several dtypes ({', '.join(found)}): say in which one to store them")
+        dtype = found[0]
+    target = parse_dtype(dtype)
+    return write(
+        directory,
+        ((name, cast(name, array, target)) for name, array in names.export(config, params)),
+        config=config,
+        tokenizer=tokenizer,
+        dtype=dtype,
+        prompt=prompt,
+        generation=generation,
+        history=history,
+        shard_bytes=shard_bytes,
+        overwrite=overwrite,
+    )
+
+
+def write(
+    directory: str | Path,
+    tensors: Iterable[tuple[str, np.ndarray]],
+    *,
+    config: config_lib.LlamaConfig,
+    tokenizer: processor.Tokenizer,
+    dtype: str,
+    prompt: manifest.Prompt | None,
+    generation: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    shard_bytes: int = safetensors_io.SHARD_BYTES,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Writes a model directory from a stream of tensors in the order of `names.tensors`, already in `dtype`; see `save`."""
+    check_tokenizer(config, tokenizer)
+    config = config.replace(bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
+    plan = {tensor.name: (_DTYPES[dtype], tensor.shape) for tensor in names.tensors(config)}
+    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id}
+    with files.new_directory(directory, overwrite=overwrite) as folder:
+        written = safetensors_io.write(folder, plan, tensors, shard_bytes=shard_bytes)
+        files.write_json(folder / CONFIG, config_hf.to_json(config, dtype))
+        files.write_json(folder / GENERATION, {**generation, **ids})
+        tokenizer_hf.write(folder, tokenizer, max_length=config.max_position_embeddings, prompt=prompt)
+        page = card.model(Path(directory).name, config, dtype=dtype, tokenizer=tokenizer, prompt=prompt, history=history)
+        files.atomic_write(folder / "README.md", page)
+        facts = {
+            "vocab_size": config.vocab_size,
+            "base_vocab_size": config.base_rows,
+            "tokenizer_sha256": tokenizer.sha256,
+            "prompt": prompt._asdict() if prompt else None,
+            "history": list(history),
+        }
+        return manifest.write(folder, kind="model", written=written, facts=facts)
+
+
+def check_tokenizer(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer) -> None:
+    """Refuses a tokenizer whose ids would run past the model's rows.
+
+    Raises:
+      ValueError: with both sizes and what to do.
+    """
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size:,} pieces, the model {config.vocab_size:,} rows"
+            f"{names.vocabulary_hint(tokenizer.vocab_size, config.vocab_size)}: grow the model first with `zhllama resize`"
+        )
+
+
+def parse_dtype(dtype: str) -> np.dtype:
+    """The NumPy dtype of a name among "float32", "float16", "bfloat16"."""
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+    return safetensors_io.DTYPES[_DTYPES[dtype]]
+
+
+def cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`array` in another dtype, rounded to nearest even.
+
+    Raises:
+      ValueError: float16 cannot hold a number that was finite.
+    """
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):
+        result = array.astype(dtype)
+    if dtype == np.float16 and not np.isfinite(result).all():
+        largest = np.abs(array.astype(np.float32)).max()
+        raise ValueError(f"{name} holds numbers up to {largest:g}, beyond float16's 65504: store the model as bfloat16 or float32")
+    return result
+
+
+def _read_config(directory: Path) -> tuple[config_lib.LlamaConfig, list[str]]:
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory} not found: expected a Hugging Face model directory")
+    if (directory / "adapter_config.json").is_file() and not (directory / CONFIG).is_file():
+        raise ValueError(f"{directory} is an adapter, not a model: give its base model, and this directory as an adapter")
+    return config_hf.read(directory / CONFIG)
+
+
+def _stored_dtype(reader: safetensors_io.Reader, notes: list[str]) -> np.dtype:
+    """The one dtype of a directory's weights; float32 where there are several."""
+    found = {entry.dtype for name, entry in reader.entries.items() if not names.IGNORED.fullmatch(name)} & safetensors_io.DTYPES.keys()
+    if len(found) == 1:
+        return safetensors_io.DTYPES[found.pop()]
+    notes.append(f"the weights are stored as {', '.join(sorted(found))} and read as float32")
+    return safetensors_io.DTYPES["F32"]
+
+
+def _ties(reader: safetensors_io.Reader) -> bool:
+    """Whether a tied model's directory holds a head all the same, equal to the embedding."""
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    if head not in reader.entries or embedding not in reader.entries:
+        return False
+    return safetensors_io.describe(reader.read(head)) == safetensors_io.describe(reader.read(embedding))

@@ -1,0 +1,182 @@
+"""`zhllama.json`: what a directory of ours holds, by digest, and where it came from.
+
+A model's fingerprint is a digest of its tensors (names, dtypes, shapes, numbers), not of its files: it survives another cut into shards.
+An adapter carries the fingerprint of the base that it was trained on, and the digests of the adapters that must be folded before it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from zhllama_jax import files
+from zhllama_jax.convert import names, safetensors_io
+
+FILE = "zhllama.json"
+VERSION = 1
+Kind = Literal["model", "adapter"]
+_SHAPE: dict[str, type] = {"fingerprint": str, "files": dict, "tensors": dict, "history": list}
+
+
+class Prompt(NamedTuple):
+    """How instructions were put to a model in training: the template's name, and how the answer joins it ("joined", "faithful")."""
+
+    template: str
+    boundary: str = "joined"
+
+
+def write(directory: str | Path, *, kind: Kind, written: safetensors_io.Written, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the manifest of a finished directory, as its last file.
+
+    Args:
+      directory: holds everything else already.
+      kind: what it is.
+      written: digests of the weights, as their writer returned them; the other files are hashed here.
+      facts: what else to say (`prompt`, `history`, …), JSON values.
+
+    Returns:
+      The manifest.
+    """
+    directory = Path(directory)
+    listed = dict(written.files)
+    for path in sorted(directory.iterdir()):
+        if path.name not in listed:
+            listed[path.name] = {"sha256": files.sha256(path), "bytes": path.stat().st_size}
+    contents = {
+        "format": f"zhllama {kind}",
+        "version": VERSION,
+        "fingerprint": _fingerprint(written.tensors, facts),
+        **facts,
+        "files": dict(sorted(listed.items())),
+        "tensors": written.tensors,
+    }
+    files.write_json(directory / FILE, contents)
+    return contents
+
+
+def read(directory: str | Path, kind: Kind) -> dict[str, Any] | None:
+    """The manifest of a directory; None where there is none.
+
+    Raises:
+      ValueError: it is damaged, of a later version, or of the other kind.
+    """
+    path = Path(directory) / FILE
+    if not path.is_file():
+        return None
+    contents = files.read_json(path, what=f"the manifest of a {kind}")
+    if not isinstance(contents, dict) or not isinstance(contents.get("format"), str) or not contents["format"].startswith("zhllama "):
+        raise ValueError(f"{path} is not a manifest of zhllama")
+    if contents["format"] != f"zhllama {kind}":
+        raise ValueError(f"{directory} holds {_article(contents['format'][8:])}, expected {_article(kind)}")
+    if contents.get("version") != VERSION:
+        raise ValueError(f"{path} has version {contents.get('version')!r}; this program reads version {VERSION}: install a newer one")
+    wrong = [key for key, kind_ in _SHAPE.items() if not isinstance(contents.get(key), kind_)]
+    if "files" not in wrong and not all(_is_file_entry(*item) for item in contents["files"].items()):
+        wrong.append("files")
+    if "tensors" not in wrong and not all(_is_tensor_entry(entry) for entry in contents["tensors"].values()):
+        wrong.append("tensors")
+    if wrong:
+        raise ValueError(f"{path} is damaged: {', '.join(wrong)} missing or malformed")
+    return contents
+
+
+def prompt(contents: Mapping[str, Any] | None) -> Prompt | None:
+    """The prompt that a manifest records; None for a model that was not tuned on instructions."""
+    value = (contents or {}).get("prompt")
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), str) for key in Prompt._fields):
+        raise ValueError(f"{FILE}: prompt must have template and boundary, got {value!r}")
+    return Prompt(value["template"], value["boundary"])
+
+
+def digest(tensors: Mapping[str, Mapping[str, Any]], *more: str) -> str:
+    """One digest of many tensors, each described by dtype, shape and sha256, in any order, and of further lines."""
+    lines = [f"{name} {entry['dtype']} {entry['shape']} {entry['sha256']}" for name, entry in sorted(tensors.items())]
+    return hashlib.sha256("\n".join([*lines, *more]).encode()).hexdigest()
+
+
+def fingerprint(directory: str | Path) -> str:
+    """The fingerprint of a model directory: from its manifest if the weights still have their sizes, otherwise by reading them all."""
+    contents = read(directory, "model")
+    if contents is not None and not any(_weights(directory, contents)):
+        return contents["fingerprint"]
+    with safetensors_io.open_model(directory) as reader:
+        return digest(dict(describe(reader)))
+
+
+def describe(reader: safetensors_io.Reader) -> Iterable[tuple[str, dict[str, Any]]]:
+    """(name, dtype and shape and sha256) of every tensor that counts, one at a time."""
+    for name in reader.entries:
+        if not names.IGNORED.fullmatch(name):
+            yield name, safetensors_io.describe(reader.read(name))
+
+
+def verify(directory: str | Path, kind: Kind = "model") -> list[str]:
+    """Hashes a directory anew and says, sentence by sentence, what differs from its manifest; an empty list is a clean bill.
+
+    Raises:
+      FileNotFoundError: there is no manifest to hold it against.
+    """
+    directory = Path(directory)
+    contents = read(directory, kind)
+    if contents is None:
+        raise FileNotFoundError(f"{directory} has no {FILE}: there is nothing to verify it against")
+    problems = list(_weights(directory, contents))
+    for name, entry in contents["files"].items():
+        path = directory / name
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        elif path.stat().st_size != entry["bytes"]:
+            problems.append(f"{name} has {path.stat().st_size:,} bytes, the manifest says {entry['bytes']:,}")
+        elif files.sha256(path) != entry["sha256"]:
+            problems.append(f"{name} has other contents than the manifest says{_which_tensors(path, contents['tensors'])}")
+    if _fingerprint(contents["tensors"], contents) != contents["fingerprint"]:
+        problems.append("the manifest's own digests do not add up to its fingerprint")
+    return list(dict.fromkeys(problems))
+
+
+def _fingerprint(tensors: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+    """A model is its tensors; an adapter is its tensors and the scales of their products."""
+    scales = [json.dumps(facts["scales"], sort_keys=True)] if "scales" in facts else []
+    return digest(tensors, *scales)
+
+
+def _is_file_entry(name: str, entry: Any) -> bool:
+    plain = name == Path(name).name and name not in ("", "..")
+    return plain and isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and type(entry.get("bytes")) is int
+
+
+def _is_tensor_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and {"dtype", "shape"} <= entry.keys()
+
+
+def _weights(directory: str | Path, contents: Mapping[str, Any]) -> Iterable[str]:
+    """What is visibly wrong with the weights, without reading them: files that came, went or changed size."""
+    directory = Path(directory)
+    present = {path.name: path.stat().st_size for path in directory.glob("*.safetensors")}
+    recorded = {name: entry["bytes"] for name, entry in contents["files"].items() if name.endswith(".safetensors")}
+    for name in sorted(present.keys() | recorded.keys()):
+        if name not in recorded:
+            yield f"{name} is not in the manifest"
+        elif name not in present:
+            yield f"{name} is missing"
+        elif present[name] != recorded[name]:
+            yield f"{name} has {present[name]:,} bytes, the manifest says {recorded[name]:,}"
+
+
+def _which_tensors(path: Path, recorded: Mapping[str, Any]) -> str:
+    """The tensors of a changed file that differ, as the end of a sentence."""
+    if path.suffix != ".safetensors":
+        return ""
+    try:
+        with safetensors_io.Reader([path]) as reader:
+            differing = [name for name, entry in describe(reader) if entry != recorded.get(name)]
+    except ValueError as error:
+        return f": {error}"
+    return f": {names.listed(differing)}" if differing else ": only the header"
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
