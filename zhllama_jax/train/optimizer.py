@@ -66,6 +66,11 @@ def make(config: config_lib.Optimizer, rate: Schedule, rules: Mapping[str, confi
     )
 
 
+def global_norm(gradients: arrays.Tree) -> arrays.Array:
+    """The Euclidean norm of all leaves together, in float32."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(gradients)))
+
+
 def _decay_and_scale(rules: Mapping[str, config_lib.Rule], weight_decay: float) -> optax.GradientTransformation:
     """Adds each leaf's decay and multiplies by its learning-rate scale."""
 
