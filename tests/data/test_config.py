@@ -1,0 +1,30 @@
+"""Wrong choices are refused together, in words."""
+
+import dataclasses
+
+import pytest
+
+from zhllama_jax.data import config
+
+
+def test_defaults_are_accepted_and_frozen() -> None:
+    data = config.TextData(files=("a.txt",))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        data.length = 3  # type: ignore[misc]
+
+
+def test_all_problems_are_named_at_once() -> None:
+    with pytest.raises(ValueError, match=r"files is empty.*held_out.*length.*bos and eos"):
+        config.TextData(files=(), held_out=1.5, length=1, bos=False, eos=False)
+
+
+@pytest.mark.parametrize("kind", [config.TextData, config.SftData])
+def test_two_ways_to_validation_exclude_each_other(kind: type) -> None:
+    with pytest.raises(ValueError, match="exclude each other"):
+        kind(files=("a",), validation_files=("b",), held_out=0.1)
+
+
+@pytest.mark.parametrize("share", [{"weight": 0.0}, {"weight": float("nan")}, {"weight": float("inf")}, {"max_epochs": 0.0}])
+def test_shares_are_positive(share: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be above 0"):
+        config.Share(**share)

@@ -1,0 +1,11 @@
+"""Layer 2: text and instructions on their way to the device.
+
+    documents, chat      files -> documents, instruction rows -> token ids
+    pack                 token ids -> rows of fixed length
+    store                rows on disk: a TFDS dataset, ArrayRecord, no TensorFlow
+    mixture, shuffle     which row comes when: a pure function of (seed, row number)
+    batches              rows -> NumPy batches, by step number
+    build                the whole way from files to a store, with counts
+
+Nothing here imports JAX: a batch is NumPy until the training loop puts it on devices.
+"""

@@ -1,0 +1,286 @@
+"""From files and a tokenizer to a store of packed rows, with counts of everything on the way.
+
+The corpus is read once per split, a split is streamed, and memory holds a chunk of documents (and
+16 bytes per document where duplicates are left out). What was built is named by a key over the
+contents of the inputs, the choices and the tokenizer: a second build of the same is a look-up.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zhllama_jax import files
+from zhllama_jax.data import chat, config, documents, pack, store
+from zhllama_jax.tokenizer import processor
+
+RECIPE = 1
+"""Counts changes of this code that make other rows of the same inputs."""
+
+CHUNK_CHARACTERS = 1 << 20
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+class Progress(NamedTuple):
+    """How far a build is."""
+
+    split: str
+    documents: int
+    tokens: int
+
+
+Report = Callable[[Progress], None]
+
+
+class Built(NamedTuple):
+    """The opened splits of a build; `fresh` is false where it was there already."""
+
+    train: store.Store
+    validation: store.Store | None
+    metadata: dict[str, Any]
+    fresh: bool
+
+
+def text(
+    data: config.TextData,
+    tokenizer: processor.Tokenizer,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Report | None = None,
+) -> Built:
+    """Builds the store of a pre-training corpus in the directory `output`, or opens it if it is there.
+
+    The metadata count, per split: documents, characters, bytes and tokens (without separators) that were packed, rows, and
+    targets (predicted tokens); over the whole corpus: what was read and every fault, by kind.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: a fault in the corpus, a split without documents, or another build in `output` (unless `overwrite`).
+    """
+    inputs = documents.expand(data.files)
+    validation = documents.expand(data.validation_files) if data.validation_files else []
+    metadata = _metadata("text", data, tokenizer, inputs, validation)
+    if (ready := _ready(output, metadata["key"], overwrite)) is not None:
+        return ready
+    splits: dict[str, Iterable[pack.Row]] = {
+        split: _text_rows(data, tokenizer, paths, split, validation if split == TRAIN else [], metadata, progress)
+        for split, paths in _split_files(data, inputs, validation)
+    }
+    return _write(output, splits, metadata, overwrite)
+
+
+def sft(
+    data: config.SftData,
+    tokenizer: processor.Tokenizer,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Report | None = None,
+) -> Built:
+    """Builds the store of instruction rows in the directory `output`, or opens it if it is there.
+
+    The metadata count, per split: examples, characters of their answers, tokens, targets, rows, examples dropped (no answer
+    left) and cut (answer shortened); and record template and boundary, which the model must be asked with.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: a malformed row, a split without examples, or another build in `output` (unless `overwrite`).
+    """
+    chat.named(data.template)
+    inputs = documents.expand(data.files, suffixes=chat.SUFFIXES)
+    validation = documents.expand(data.validation_files, suffixes=chat.SUFFIXES) if data.validation_files else []
+    metadata = _metadata("sft", data, tokenizer, inputs, validation)
+    if (ready := _ready(output, metadata["key"], overwrite)) is not None:
+        return ready
+    splits: dict[str, Iterable[pack.Row]] = {
+        split: _sft_rows(data, tokenizer, paths, split, metadata, progress) for split, paths in _split_files(data, inputs, validation)
+    }
+    return _write(output, splits, metadata, overwrite)
+
+
+def key(kind: str, data: config.TextData | config.SftData, tokenizer: processor.Tokenizer, digests: Sequence[Sequence[str]]) -> str:
+    """The name of a build: a digest over the recipe, the choices, the tokenizer and the contents (not the names) of the inputs."""
+    choices = {name: value for name, value in dataclasses.asdict(data).items() if name not in ("files", "validation_files")}
+    described = json.dumps([RECIPE, store.FORMAT, kind, choices, tokenizer.sha256, digests], sort_keys=True)
+    return hashlib.sha256(described.encode("utf-8")).hexdigest()
+
+
+def _metadata(
+    kind: str, data: config.TextData | config.SftData, tokenizer: processor.Tokenizer, inputs: Sequence[Path], validation: Sequence[Path]
+) -> dict[str, Any]:
+    sources = {
+        name: [{"name": path.name, "bytes": path.stat().st_size, "sha256": files.sha256(path)} for path in paths]
+        for name, paths in (("files", inputs), ("validation_files", validation))
+    }
+    digests = [[str(source["sha256"]) for source in part] for part in sources.values()]
+    return {
+        "kind": kind,
+        "key": key(kind, data, tokenizer, digests),
+        "tokenizer_sha256": tokenizer.sha256,
+        "vocab_size": tokenizer.vocab_size,
+        "length": data.length,
+        "options": {name: value for name, value in dataclasses.asdict(data).items() if name not in ("files", "validation_files")},
+        "sources": sources,
+        "splits": {},
+    }
+
+
+def _split_files(data: config.TextData | config.SftData, inputs: list[Path], validation: list[Path]) -> list[tuple[str, list[Path]]]:
+    """The splits to make, and the files that each is read from."""
+    splits = [(TRAIN, inputs)]
+    if validation or data.held_out:
+        splits.append((VALIDATION, validation or inputs))
+    return splits
+
+
+def _ready(output: str | Path, wanted: str, overwrite: bool) -> Built | None:
+    """The build in `output` if it is the wanted one."""
+    if not (Path(output) / "metadata.json").exists():
+        return None
+    metadata = store.read_metadata(output)
+    if metadata.get("key") != wanted:
+        if overwrite:
+            return None
+        raise ValueError(f"{output} holds data built from other inputs or choices: choose another output or remove it first")
+    return _opened(output, metadata, fresh=False)
+
+
+def _write(output: str | Path, splits: dict[str, Iterable[pack.Row]], metadata: dict[str, Any], overwrite: bool) -> Built:
+    store.write(output, splits, metadata=metadata, overwrite=overwrite)
+    return _opened(output, store.read_metadata(output), fresh=True)
+
+
+def _opened(output: str | Path, metadata: dict[str, Any], *, fresh: bool) -> Built:
+    validation = store.open_store(output, VALIDATION) if VALIDATION in metadata["splits"] else None
+    return Built(store.open_store(output, TRAIN), validation, metadata, fresh)
+
+
+def _text_rows(
+    data: config.TextData,
+    tokenizer: processor.Tokenizer,
+    paths: Sequence[Path],
+    split: str,
+    against: Sequence[Path],
+    metadata: dict[str, Any],
+    progress: Report | None,
+) -> Iterator[pack.Row]:
+    """The rows of one split; its counts are in `metadata` when they are exhausted."""
+    reference = data.packing == "reference"
+    read, used = documents.Tally(), documents.Tally()
+    texts = documents.read(
+        paths,
+        field=data.field,
+        documents="line" if reference else data.documents,
+        on_error=data.on_error,
+        blanks=reference,
+        tally=read,
+    )
+    if data.deduplicate and not reference:
+        # A document of validation_files is none to train on.
+        apart = documents.read(against, field=data.field, documents=data.documents, on_error=data.on_error)
+        texts = documents.unique(texts, read, against=apart)
+    if data.held_out:
+        texts = (item for item in texts if documents.is_held_out(item.text, data.held_out, data.salt) == (split == VALIDATION))
+    counts: Counter[str] = Counter()
+
+    def tokenised() -> Iterator[list[int]]:
+        for chunk in _chunks(texts):
+            for item, ids in zip(chunk, tokenizer.encode_batch([item.text for item in chunk]), strict=True):
+                used.add(item.text)
+                counts["tokens"] += len(ids)
+                yield ids
+            if progress is not None:
+                progress(Progress(split, used.documents, counts["tokens"]))
+
+    pad_id = tokenizer.pad_id or 0
+    if reference:
+        rows = pack.pack_reference(tokenised(), length=data.length, bos_id=tokenizer.bos_id, pad_id=pad_id)
+    else:
+        bos_id = tokenizer.bos_id if data.bos else None
+        eos_id = tokenizer.eos_id if data.eos else None
+        rows = pack.pack(tokenised(), length=data.length, bos_id=bos_id, eos_id=eos_id, pad_id=pad_id)
+    yield from _counted(rows, counts)
+    _require(used.documents, split, data.held_out, paths)
+    metadata["splits"][split] = {
+        "documents": used.documents,
+        "characters": used.characters,
+        "bytes": used.bytes,
+        **counts,
+        "read": {"documents": read.documents, "characters": read.characters, "bytes": read.bytes},
+        "faults": dict(read.faults),
+        "located": read.located,
+    }
+
+
+def _sft_rows(
+    data: config.SftData,
+    tokenizer: processor.Tokenizer,
+    paths: Sequence[Path],
+    split: str,
+    metadata: dict[str, Any],
+    progress: Report | None,
+) -> Iterator[pack.Row]:
+    """The rows of one split; its counts are in `metadata` when they are exhausted."""
+    counts: Counter[str] = Counter(examples=0, dropped_empty=0, dropped_overlong=0, cut=0)
+    # The original's `max_seq_length` counts all tokens of an example; a row here also holds the last one predicted.
+    max_tokens = data.length if data.boundary == "faithful" else data.length + 1
+
+    def examples() -> Iterator[pack.Example]:
+        for row in itertools.chain.from_iterable(chat.read_sft(path) for path in paths):
+            if data.held_out and documents.is_held_out(row.question, data.held_out, data.salt) != (split == VALIDATION):
+                continue
+            example = chat.render_example(
+                tokenizer, row, template=data.template, boundary=data.boundary, max_tokens=max_tokens, overlong=data.overlong
+            )
+            if example is None:
+                counts["dropped_overlong" if row.output else "dropped_empty"] += 1
+                continue
+            counts["examples"] += 1
+            counts["cut"] += example.tokens[-1] != tokenizer.eos_id
+            counts["characters"] += len(row.output)
+            counts["tokens"] += len(example.tokens)
+            if progress is not None and counts["examples"] % 256 == 0:
+                progress(Progress(split, counts["examples"], counts["tokens"]))
+            yield example
+
+    packed = pack.pack_examples(examples(), length=data.length, pad_id=tokenizer.pad_id or 0, several=data.packing == "several")
+    yield from _counted(packed, counts)
+    _require(counts["examples"], split, data.held_out, paths)
+    metadata["splits"][split] = dict(counts)
+
+
+def _counted(rows: Iterable[pack.Row], counts: Counter[str]) -> Iterator[pack.Row]:
+    for row in rows:
+        counts["rows"] += 1
+        counts["targets"] += int(row.loss_mask.sum())
+        yield row
+
+
+def _require(number: int, split: str, held_out: float, paths: Sequence[Path]) -> None:
+    """Raises where a split came out empty."""
+    if number:
+        return
+    names = ", ".join(map(str, paths))
+    if split == VALIDATION and held_out:
+        raise ValueError(f"held_out {held_out} holds nothing out of {names}: raise it, or name validation_files")
+    raise ValueError(f"{names}: nothing to train on in there" if split == TRAIN else f"{names}: nothing to validate on in there")
+
+
+def _chunks(texts: Iterable[documents.Document]) -> Iterator[list[documents.Document]]:
+    """Documents in lists of about `CHUNK_CHARACTERS`, to be tokenised on all cores at once."""
+    chunk: list[documents.Document] = []
+    size = 0
+    for item in texts:
+        chunk.append(item)
+        size += len(item.text)
+        if size >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,120 @@
+"""What may be chosen about data. No JAX here: the command line reads it at start."""
+
+import dataclasses
+from typing import Literal
+
+Documents = Literal["blank_line", "line", "file"]
+OnError = Literal["strict", "skip"]
+Boundary = Literal["joined", "faithful"]
+
+MAX_LENGTH = 65_534
+"""A row holds one token more, and as many segments, in uint16."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """A source's part in a mixture.
+
+    Attributes:
+      weight: rows in proportion to the other sources' weights, rounded to thousandths of the whole.
+      max_epochs: how often the source may be gone through (also a fraction); None is as often as the run asks.
+    """
+
+    weight: float = 1.0
+    max_epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.weight > 0 and self.weight < float("inf")):
+            raise ValueError(f"weight must be above 0, got {self.weight!r}: leave the source out instead")
+        if self.max_epochs is not None and not self.max_epochs > 0:
+            raise ValueError(f"max_epochs must be above 0 or none, got {self.max_epochs!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextData:
+    """A pre-training corpus and how it becomes rows.
+
+    Attributes:
+      files: `.txt` and `.jsonl` files, directories of them, or glob patterns.
+      validation_files: a corpus of its own for validation; excludes `held_out`.
+      held_out: share of the documents that goes to validation, chosen by the hash of the text.
+      salt: another salt holds other documents out.
+      length: tokens that the model reads per row.
+      documents: what a document of a `.txt` file is: paragraphs up to a blank line, one line, or the whole file.
+      field: the key of the text in a `.jsonl` row.
+      on_error: "strict" stops at the first malformed `.jsonl` row; "skip" counts and leaves it out.
+      deduplicate: leave out documents whose text was there before.
+      packing: "documents" loses nothing; "reference" makes the rows of the original Chinese-LLaMA-Alpaca scripts
+        (lines, BOS only, what remains of 1,000 lines dropped).
+      bos: begin each document with BOS.
+      eos: end each document with EOS.
+    """
+
+    files: tuple[str, ...]
+    validation_files: tuple[str, ...] = ()
+    held_out: float = 0.0
+    salt: str = ""
+    length: int = 512
+    documents: Documents = "blank_line"
+    field: str = "text"
+    on_error: OnError = "strict"
+    deduplicate: bool = True
+    packing: Literal["documents", "reference"] = "documents"
+    bos: bool = True
+    eos: bool = True
+
+    def __post_init__(self) -> None:
+        problems = _common_problems(self.files, self.validation_files, self.held_out, self.length)
+        if not (self.bos or self.eos):
+            problems.append("bos and eos are both false: nothing would separate documents")
+        if self.packing == "reference" and self.documents != "line":
+            problems.append(f"packing 'reference' packs lines: set documents to 'line' (it is {self.documents!r})")
+        _raise(problems)
+
+
+@dataclasses.dataclass(frozen=True)
+class SftData:
+    """Instruction rows (instruction, input, output) and how they become rows of ids.
+
+    Attributes:
+      files: `.json` (a list) and `.jsonl` files, directories of them, or glob patterns.
+      validation_files: rows of their own for validation; excludes `held_out`.
+      held_out: share of the rows that goes to validation, chosen by the hash of the prompt.
+      salt: another salt holds other rows out.
+      length: tokens that the model reads per row.
+      template: the prompt's template, by name (`chat.TEMPLATES`).
+      boundary: how prompt and answer meet (see `chat`).
+      overlong: "cut" shortens an answer that does not fit (it then has no EOS); "drop" leaves the row out.
+      packing: several examples in a row, each a segment of its own, or one padded row each.
+    """
+
+    files: tuple[str, ...]
+    validation_files: tuple[str, ...] = ()
+    held_out: float = 0.0
+    salt: str = ""
+    length: int = 512
+    template: str = "alpaca"
+    boundary: Boundary = "joined"
+    overlong: Literal["cut", "drop"] = "cut"
+    packing: Literal["several", "one"] = "several"
+
+    def __post_init__(self) -> None:
+        _raise(_common_problems(self.files, self.validation_files, self.held_out, self.length))
+
+
+def _common_problems(files: tuple[str, ...], validation_files: tuple[str, ...], held_out: float, length: int) -> list[str]:
+    problems = []
+    if not files:
+        problems.append("files is empty: name at least one file")
+    if not 0 <= held_out < 1:
+        problems.append(f"held_out must be at least 0 and below 1, got {held_out!r}")
+    if held_out and validation_files:
+        problems.append("held_out and validation_files exclude each other: choose one")
+    if not 2 <= length <= MAX_LENGTH:
+        problems.append(f"length must be 2 to {MAX_LENGTH:,}, got {length!r}")
+    return problems
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise ValueError("; ".join(problems))

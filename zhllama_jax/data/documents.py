@@ -1,0 +1,253 @@
+"""Documents out of files: `.txt` and `.jsonl`, bytes in, clean text out, every fault named by file and line.
+
+Files are read as bytes and cut at newlines only (Python's text mode would also cut at U+2028, form
+feeds and lone carriage returns). What can be repaired without a doubt is repaired and counted
+(BOM, CRLF, NUL, lone surrogates). What cannot (bytes that are not UTF-8, a malformed JSONL row, a
+text longer than `MAX_BYTES`) stops the reading with one sentence, or, with `on_error="skip"`, is
+counted: bytes that are not UTF-8 become U+FFFD, rows and lines are passed over, a `.txt` document that
+is too long is split. Memory is bounded by one document.
+"""
+
+import dataclasses
+import glob
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from zhllama_jax import lines
+from zhllama_jax.data import clean, config
+
+MAX_BYTES = 16 << 20
+"""The longest document: more than any book, little enough to be tokenised at once."""
+
+MAX_LOCATED = 20
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A text and where it began."""
+
+    text: str
+    source: str
+    line: int
+
+
+@dataclasses.dataclass
+class Tally:
+    """Counts of what was read; readers add to the one that they are given.
+
+    Attributes:
+      documents, characters, bytes: of the documents given out (bytes as UTF-8).
+      faults: how often each kind of repair or omission happened, such as "nul", "not_utf8", "duplicate".
+      located: file and line of the first `MAX_LOCATED` of them.
+    """
+
+    documents: int = 0
+    characters: int = 0
+    bytes: int = 0
+    faults: Counter[str] = dataclasses.field(default_factory=Counter)
+    located: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        """Counts a document."""
+        self.documents += 1
+        self.characters += len(text)
+        self.bytes += len(text) if text.isascii() else len(text.encode("utf-8"))
+
+    def note(self, kind: str, source: str, line: int) -> None:
+        """Counts a fault."""
+        self.faults[kind] += 1
+        if len(self.located) < MAX_LOCATED:
+            self.located.append(f"{source}:{line}: {kind}")
+
+
+def expand(paths: Sequence[str | Path], *, suffixes: Sequence[str] = lines.SUFFIXES) -> list[Path]:
+    """The files that `paths` name, each once: entries in their order, directories and glob patterns sorted within.
+
+    Raises:
+      FileNotFoundError: an entry names nothing.
+      ValueError: a file has another suffix or is no regular file.
+    """
+    found: dict[Path, None] = {}
+    missing, strange = [], []
+    for entry in paths:
+        path = Path(entry)
+        if path.is_dir():
+            matches = sorted(child for child in path.iterdir() if child.suffix.lower() in suffixes)
+        elif path.exists() or not glob.has_magic(str(entry)):
+            matches = [path] if path.exists() else []
+        else:
+            matches = sorted(Path(match) for match in glob.glob(str(entry), recursive=True))
+        if not matches:
+            missing.append(f"{entry} names no {' or '.join(suffixes)} file")
+        strange += [str(match) for match in matches if not match.is_file() or match.suffix.lower() not in suffixes]
+        found.update(dict.fromkeys(matches))
+    if missing:
+        raise FileNotFoundError("; ".join(missing))
+    if strange:
+        raise ValueError(f"cannot read {', '.join(strange)}: give regular files named {' or '.join(suffixes)}")
+    return list(found)
+
+
+def read(
+    paths: Sequence[str | Path],
+    *,
+    field: str = "text",
+    documents: config.Documents = "blank_line",
+    on_error: config.OnError = "strict",
+    blanks: bool = False,
+    tally: Tally | None = None,
+) -> Iterator[Document]:
+    """Yields the documents of `.txt` and `.jsonl` files in order.
+
+    Args:
+      paths: files, directories or glob patterns (see `expand`).
+      field: the key of the text in a `.jsonl` row; every row is a document.
+      documents: what a document of a `.txt` file is: lines up to a blank one, each line, or the file.
+      on_error: stop at what cannot be repaired ("strict") or count it and go on ("skip").
+      blanks: with `documents="line"`, give blank lines as empty documents; documents of white space are else passed over.
+      tally: counts faults and documents.
+
+    Raises:
+      FileNotFoundError: an entry of `paths` names nothing.
+      ValueError: a file of another kind, or, when strict, a fault; the message begins with file:line.
+    """
+    tally = Tally() if tally is None else tally
+    for path in expand(paths):
+        reader = _Reader(str(path), on_error, tally)
+        if path.suffix.lower() == ".jsonl":
+            texts = reader.rows(field)
+        elif documents == "line":
+            texts = reader.lines()
+        elif documents == "blank_line":
+            texts = reader.paragraphs()
+        else:
+            texts = reader.whole()
+        for number, text in texts:
+            if blanks or text.strip():
+                tally.add(text)
+                yield Document(text, str(path), number)
+
+
+def unique(documents: Iterable[Document], tally: Tally, *, against: Iterable[Document] = ()) -> Iterator[Document]:
+    """The documents whose exact text was not there before, nor in `against`; the others are counted as "duplicate"."""
+    seen = {_digest(document) for document in against}
+    for document in documents:
+        digest = _digest(document)
+        if digest in seen:
+            tally.note("duplicate", document.source, document.line)
+        else:
+            seen.add(digest)
+            yield document
+
+
+def is_held_out(text: str, fraction: float, salt: str = "") -> bool:
+    """Whether the hash of `text` falls into the first `fraction` of all hashes: the same wherever and whenever it is asked."""
+    digest = hashlib.sha256(f"{salt}\0{text}".encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2.0**64
+
+
+def _digest(document: Document) -> bytes:
+    return hashlib.blake2b(document.text.encode("utf-8"), digest_size=16).digest()
+
+
+class _Reader:
+    """One file; `fault` says what becomes of what cannot be repaired."""
+
+    def __init__(self, source: str, on_error: config.OnError, tally: Tally) -> None:
+        self._source, self._strict, self._tally = source, on_error == "strict", tally
+
+    def fault(self, kind: str, line: int, reason: str) -> None:
+        if self._strict:
+            raise ValueError(f"{self._source}:{line}: {reason}")
+        self._tally.note(kind, self._source, line)
+
+    def raw(self) -> Iterator[tuple[int, bytes]]:
+        """Line number from 1 and bytes without the line's end; lines over `MAX_BYTES` are faults."""
+        with open(self._source, "rb") as stream:
+            number = 0
+            while line := stream.readline(MAX_BYTES + 1):
+                number += 1
+                if len(line) > MAX_BYTES and not line.endswith(b"\n"):
+                    self.fault("too_long", number, f"the line is longer than {MAX_BYTES >> 20} MiB: split it into documents")
+                    while (rest := stream.readline(MAX_BYTES)) and not rest.endswith(b"\n"):
+                        pass
+                    continue
+                if number == 1 and line.startswith(_BOM):
+                    self._tally.note("bom", self._source, number)
+                    line = line.removeprefix(_BOM)
+                if line.endswith(b"\r\n"):
+                    self._tally.faults["crlf"] += 1
+                yield number, line.removesuffix(b"\n").removesuffix(b"\r")
+
+    def text(self, number: int, raw: bytes) -> str:
+        """`raw` as text, repaired."""
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            hint = " (UTF-16? convert the file to UTF-8)" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+            self.fault("not_utf8", number, f"not UTF-8: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}{hint}")
+            text = raw.decode("utf-8", "replace")
+        return self.repaired(number, text)
+
+    def repaired(self, number: int, text: str) -> str:
+        result = clean.repair(text)
+        for kind in result.repairs:
+            self._tally.note(kind, self._source, number)
+        return result.text
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        for number, raw in self.raw():
+            yield number, self.text(number, raw)
+
+    def paragraphs(self) -> Iterator[tuple[int, str]]:
+        """Lines joined by newlines, up to a blank line."""
+        reason = f"no blank line for {MAX_BYTES >> 20} MiB: set documents to 'line' if each line is one"
+        yield from self._joined(lambda line: not line.strip(), reason)
+
+    def whole(self) -> Iterator[tuple[int, str]]:
+        yield from self._joined(lambda line: False, f"the file is over {MAX_BYTES >> 20} MiB: set documents to 'blank_line' or 'line'")
+
+    def _joined(self, ends: Callable[[str], bool], reason: str) -> Iterator[tuple[int, str]]:
+        block: list[str] = []
+        start, size = 1, 0
+        for number, line in self.lines():
+            if ends(line):
+                if block:
+                    yield start, "\n".join(block)
+                block, size = [], 0
+                continue
+            if not block:
+                start = number
+            block.append(line)
+            size += len(line.encode("utf-8")) + 1
+            if size > MAX_BYTES:
+                self.fault("too_long", start, reason)
+                yield start, "\n".join(block[:-1])
+                block, start, size = [line], number, len(line.encode("utf-8")) + 1
+        if block:
+            yield start, "\n".join(block)
+
+    def rows(self, field: str) -> Iterator[tuple[int, str]]:
+        """The string under `field` of each row; blank lines are passed over."""
+        for number, raw in self.raw():
+            if not raw.strip():
+                continue
+            text = self.text(number, raw)
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                self.fault("malformed", number, f"not JSON ({error}): each line must be one JSON object")
+                continue
+            if not isinstance(value, dict):
+                self.fault("malformed", number, "expected a JSON object on each line")
+            elif field not in value:
+                self.fault("malformed", number, f"no field {field!r}; the object has {', '.join(map(repr, value)) or 'none'}")
+            elif not isinstance(value[field], str):
+                self.fault("malformed", number, f"the field {field!r} must hold a string")
+            else:
+                yield number, self.repaired(number, value[field])
