@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
+from zhllama_jax import tree
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import llama
 from zhllama_jax.tokenizer import processor, proto
@@ -36,15 +36,22 @@ def config(tokenizer: processor.Tokenizer) -> config_lib.LlamaConfig:
 
 @pytest.fixture(scope="session")
 def make_params() -> Callable[..., Any]:
-    """Random params of a config with norms that are not one, as NumPy arrays."""
+    """Random params of a config, norms near one, spare rows zero, as NumPy arrays."""
 
     def make(config: config_lib.LlamaConfig, seed: int = 0, dtype: Any = np.float32) -> Any:
-        params = llama.init(config, jax.random.key(seed))
-        key = jax.random.key(seed + 1)
-        norms = [params["norm"], params["layers"]["input_layernorm"], params["layers"]["post_attention_layernorm"]]
-        for number, norm in enumerate(norms):
-            norm["weight"] = 1 + 0.1 * jax.random.normal(jax.random.fold_in(key, number), norm["weight"].shape)
-        return jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), params)
+        rng = np.random.default_rng(seed)
+        logical = {"base": config.base_rows, "extension": config.extension_rows}
+
+        def leaf(path: str, shape: tuple[int, ...]) -> np.ndarray:
+            values = 0.1 * rng.normal(size=shape)
+            name = path.rsplit("/", 1)[-1]
+            if name == "weight":
+                values += 1
+            if name in logical:
+                values[logical[name] :] = 0
+            return values.astype(np.float32).astype(dtype)
+
+        return tree.map_with_path(lambda path, abstract: leaf(path, abstract.shape), llama.abstract(config))
 
     return make
 

@@ -106,7 +106,7 @@ def _vocabulary(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer) 
     lines[0] += f". SentencePiece BPE (`tokenizer.model`, {tokenizer.vocab_size:,} pieces, sha256 `{tokenizer.sha256}`)."
     lines.append("`tokenizer.json` says the same to transformers, with the ids of SentencePiece.")
     tied = tokenizer_hf.tied_pieces(tokenizer)
-    if tied > 16:  # LLaMA's own vocabulary has 16 single characters with one score; no merge makes those
+    if tied:
         lines.append(
             f"{tied:,} pieces share a score with another one. SentencePiece merges such pieces leftmost first, transformers in a fixed "
             "order, so some texts get other ids there (which spell the same text)."
@@ -124,7 +124,7 @@ def _steps(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _usage(name: str, prompt: manifest.Prompt | None) -> str:
-    if prompt is None:
+    if prompt is None or prompt.template not in tokenizer_hf.TEMPLATES:
         lead = "A base model: it continues text and was not tuned on instructions."
         call = "inputs = tokenizer(text, return_tensors='pt')"
     else:

@@ -164,13 +164,13 @@ def to_json(tokenizer: processor.Tokenizer) -> dict[str, Any]:
 
 
 def tied_pieces(tokenizer: processor.Tokenizer) -> int:
-    """How many pieces share their score with another: where this is not 0, transformers may order merges differently."""
+    """How many pieces that merges build share their score: where this is not 0, transformers may order merges differently."""
     pieces = _normal(proto.parse(tokenizer.serialized), tokenizer)
-    return sum(count for count in collections.Counter(score for _, score, _ in pieces).values() if count > 1)
+    return sum(count for count in collections.Counter(score for _, score, text in pieces if len(text) > 1).values() if count > 1)
 
 
 def _normal(model: Any, tokenizer: processor.Tokenizer) -> list[tuple[int, float, str]]:
-    """(id, score, text) of the pieces that merges build."""
+    """(id, score, text) of the pieces that text becomes, but for bytes."""
     return [
         (id_, piece.score, piece.piece) for id_, piece in enumerate(model.pieces) if piece.type == proto.NORMAL and id_ != tokenizer.pad_id
     ]

@@ -1,0 +1,54 @@
+"""The pages say what is true of the directory."""
+
+from collections.abc import Callable
+
+import pytest
+
+from zhllama_jax.convert import card, manifest
+from zhllama_jax.model import config as config_lib
+from zhllama_jax.tokenizer import processor, proto
+
+
+@pytest.fixture
+def page(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer) -> Callable[..., str]:
+    """The page of a model, with some arguments changed."""
+
+    def make(**changes: object) -> str:
+        arguments: dict[str, object] = {"dtype": "bfloat16", "tokenizer": tokenizer, "prompt": None, "history": []}
+        return card.model("zh-micro", config, **{**arguments, **changes})  # type: ignore[arg-type]
+
+    return make
+
+
+def test_model_page_tells_shape_vocabulary_and_steps(page: Callable[..., str], config: config_lib.LlamaConfig) -> None:
+    text = page(history=[{"step": "train", "stage": "sft", "steps": 30}, {"step": "merge", "note": "x" * 500}])
+    assert "# zh-micro" in text
+    assert "2 layers, width 32, MLP 88, 4 heads (2 for keys and values), context 2048 tokens, stored as bfloat16" in text
+    assert f"{config.vocab_size:,} rows: the base model's {config.base_rows:,} and 40 new ones" in text
+    assert "1. train: stage sft, steps 30\n2. merge: note xxx" in text
+    assert max(map(len, text.splitlines())) < 400
+
+
+def test_prompted_models_are_used_by_chat_template(page: Callable[..., str]) -> None:
+    assert "apply_chat_template" not in page()
+    assert "continues text" in page()
+    tuned = page(prompt=manifest.Prompt("alpaca", "faithful"))
+    assert "apply_chat_template" in tuned
+    assert "template `alpaca` (boundary `faithful`)" in tuned
+
+
+def test_tied_scores_are_confessed(page: Callable[..., str], tokenizer: processor.Tokenizer) -> None:
+    assert "share a score" not in page()
+    model = proto.parse(tokenizer.serialized)
+    for number in range(7):
+        piece = model.pieces.add()
+        piece.piece, piece.score = chr(0x4E00 + number) * 2, 0.5
+    assert "7 pieces share a score" in page(tokenizer=processor.Tokenizer.from_bytes(model.SerializeToString()))
+
+
+def test_adapter_page_says_whether_peft_loads_it() -> None:
+    arguments = {"base": "base-dir", "contents": "LoRA of rank 8.", "vocab_size": 49_953, "history": []}
+    loads = card.adapter("a", loads_in_peft=True, **arguments)  # type: ignore[arg-type]
+    assert "PeftModel" in loads
+    assert "49,953 rows" in loads
+    assert "PEFT cannot load that alone" in card.adapter("a", loads_in_peft=False, **arguments)  # type: ignore[arg-type]

@@ -1,0 +1,131 @@
+"""What a directory holds, by digest: damage is found and named."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zhllama_jax.convert import llama_hf, manifest, safetensors_io
+from zhllama_jax.model import config as config_lib
+from zhllama_jax.tokenizer import processor
+
+
+@pytest.fixture
+def directory(tmp_path: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: processor.Tokenizer) -> Path:
+    """A model directory of several shards."""
+    prompt = manifest.Prompt("alpaca", "joined")
+    llama_hf.save(tmp_path / "m", config=config, params=params, tokenizer=tokenizer, prompt=prompt, shard_bytes=20_000)
+    return tmp_path / "m"
+
+
+def change(path: Path, position: int) -> None:
+    contents = bytearray(path.read_bytes())
+    contents[position] ^= 1
+    path.write_bytes(contents)
+
+
+def test_clean_directory_passes(directory: Path) -> None:
+    assert manifest.verify(directory) == []
+
+
+def test_every_other_file_is_listed(directory: Path) -> None:
+    contents = manifest.read(directory, "model")
+    assert contents is not None
+    assert contents["files"].keys() == {path.name for path in directory.iterdir()} - {manifest.FILE}
+    assert contents["prompt"] == {"template": "alpaca", "boundary": "joined"}
+
+
+def test_one_flipped_bit_names_file_and_tensor(directory: Path) -> None:
+    shard = sorted(directory.glob("*.safetensors"))[1]
+    name, entry = next(iter(safetensors_io.header(shard).items()))
+    change(shard, -(shard.stat().st_size - 8 - int.from_bytes(shard.read_bytes()[:8], "little")) + entry.begin)
+    assert manifest.verify(directory) == [f"{shard.name} has other contents than the manifest says: {name}"]
+
+
+def test_swapped_shards_of_one_size_are_found(directory: Path) -> None:
+    sizes: dict[int, Path] = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        other = sizes.setdefault(path.stat().st_size, path)
+        if other != path:
+            break
+    else:
+        pytest.skip("no two shards of one size")
+    first, second = other.read_bytes(), path.read_bytes()
+    other.write_bytes(second)
+    path.write_bytes(first)
+    assert len(manifest.verify(directory)) == 2
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "changed config": (lambda d: change(d / "config.json", 5), r"config\.json has other contents"),
+    "changed tokenizer": (lambda d: change(d / "tokenizer.model", 500), r"tokenizer\.model has other contents"),
+    "missing shard": (lambda d: sorted(d.glob("*.safetensors"))[0].unlink(), "is missing"),
+    "longer file": (lambda d: (d / "README.md").write_bytes(b"x" * 9999), "bytes, the manifest says"),
+    "stray weights": (lambda d: (d / "x.safetensors").write_bytes(b""), "not in the manifest"),
+    "cut shard": (lambda d: sorted(d.glob("*.safetensors"))[0].write_bytes(b"x"), "1 bytes, the manifest says"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_damage_is_named(directory: Path, case: str) -> None:
+    damage, message = DAMAGES[case]
+    damage(directory)
+    problems = manifest.verify(directory)
+    assert len(problems) == 1
+    assert re.search(message, problems[0])
+
+
+def edit(directory: Path, **changes: Any) -> None:
+    path = directory / manifest.FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "zhllama adapter"}, "holds an adapter, expected a model"),
+        ({"format": 3}, "not a manifest"),
+        ({"version": 2}, "install a newer one"),
+        ({"files": []}, "damaged: files"),
+        ({"files": {"../x": {"sha256": "", "bytes": 1}}}, "damaged: files"),
+        ({"tensors": {"a": 1}}, "damaged: tensors"),
+        ({"history": None}, "damaged: history"),
+    ],
+)
+def test_damaged_manifests_are_refused(directory: Path, changes: dict[str, Any], message: str) -> None:
+    edit(directory, **changes)
+    with pytest.raises(ValueError, match=message):
+        manifest.verify(directory)
+
+
+def test_forged_fingerprint_is_found(directory: Path) -> None:
+    edit(directory, fingerprint="0" * 64)
+    assert manifest.verify(directory) == ["the manifest's own digests do not add up to its fingerprint"]
+
+
+def test_malformed_prompt_is_refused(directory: Path) -> None:
+    edit(directory, prompt={"template": "alpaca"})
+    with pytest.raises(ValueError, match="prompt must have template and boundary"):
+        llama_hf.load_prompt(directory)
+
+
+def test_fingerprint_is_of_the_tensors_not_the_files(
+    tmp_path: Path, directory: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: processor.Tokenizer
+) -> None:
+    expected = manifest.fingerprint(directory)
+    llama_hf.save(tmp_path / "n", config=config, params=params, tokenizer=tokenizer)
+    assert manifest.fingerprint(tmp_path / "n") == expected
+    (tmp_path / "n" / manifest.FILE).unlink()
+    assert manifest.fingerprint(tmp_path / "n") == expected
+    changed = {**params, "norm": {"weight": -params["norm"]["weight"]}}
+    llama_hf.save(tmp_path / "o", config=config, params=changed, tokenizer=tokenizer)
+    assert manifest.fingerprint(tmp_path / "o") != expected
+
+
+def test_nothing_to_verify_against(tmp_path: Path) -> None:
+    assert manifest.read(tmp_path, "model") is None
+    with pytest.raises(FileNotFoundError, match="nothing to verify"):
+        manifest.verify(tmp_path)

@@ -1,0 +1,160 @@
+"""The ids that transformers gives from our files are SentencePiece's."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zhllama_jax.convert import manifest, tokenizer_hf
+from zhllama_jax.data import chat
+from zhllama_jax.tokenizer import processor, proto
+
+ALPHABETS = (" \n\t\u3000a bc  的是👍🏽é\x00\x01\u200b▁。，ab", "a =-的哈\n_*#.", "".join(map(chr, range(0x300))), "0123456789年月日%#")
+SENTENCES = (
+    "The quick brown fox jumps over the lazy dog. def add(a, b):\n    return a + b",
+    "敏捷的棕色狐狸跳过了懒狗，小模型学习一个小世界。从一数到十很容易",
+)
+
+
+def stress(count: int, texts: Sequence[str], seed: int = 0) -> list[str]:
+    """Cuts of texts, runs of one character, leading blanks, random characters of many scripts."""
+    rng = random.Random(seed)
+
+    def cut() -> str:
+        text = rng.choice(texts)
+        start = rng.randrange(len(text))
+        return text[start : start + rng.randrange(1, 60)]
+
+    def kind(number: int) -> str:
+        match number % 6:
+            case 0:
+                return cut()
+            case 1:
+                return " " * rng.randrange(1, 40) + cut()
+            case 2:
+                return rng.choice("a =-的哈\n_*#.") * rng.randrange(1, 60) + rng.choice(["", "x", " y"])
+            case 3:
+                return cut().replace(" ", "") + cut()
+            case 4:
+                return "".join(rng.choice(rng.choice(ALPHABETS)) for _ in range(rng.randrange(1, 30)))
+            case _:
+                ranges = [(32, 127), (0x4E00, 0x9FFF), (0x3000, 0x30FF), (0xFF00, 0xFFEF), (0x1F300, 0x1F6FF), (0x20000, 0x2A6DF)]
+                return "".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(20))
+
+    return [kind(number) for number in range(count)]
+
+
+def extend(base: processor.Tokenizer, pieces: list[str], score: Any) -> processor.Tokenizer:
+    """The base with pieces appended; `score(number)` gives their scores."""
+    model = proto.parse(base.serialized)
+    present = {piece.piece for piece in model.pieces}
+    for number, name in enumerate(name for name in pieces if name not in present):
+        piece = model.pieces.add()
+        piece.piece, piece.score = name, score(number)
+    return processor.Tokenizer.from_bytes(model.SerializeToString())
+
+
+def differences(tokenizer: processor.Tokenizer, texts: list[str]) -> list[str]:
+    """The texts to which the tokenizers library gives other ids, or whose ids it spells otherwise."""
+    tokenizers = pytest.importorskip("tokenizers")
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_hf.to_json(tokenizer)))
+    expected = tokenizer.encode_batch(texts, bos=True, threads=2)
+    found = [encoding.ids for encoding in theirs.encode_batch(texts)]
+    spelled = [theirs.decode(ids) == tokenizer.decode(ids) for ids in expected]
+    return [text for text, left, right, equal in zip(texts, expected, found, spelled, strict=True) if left != right or not equal]
+
+
+def test_ids_of_a_small_tokenizer_are_equal(padded_tokenizer: processor.Tokenizer) -> None:
+    assert tokenizer_hf.tied_pieces(padded_tokenizer) == 0
+    assert differences(padded_tokenizer, stress(6000, SENTENCES)) == []
+
+
+def test_ids_of_real_tokenizers_are_equal(shared_data: Path) -> None:
+    """LLaMA's own and one with 18,000 Chinese pieces under distinct scores: equal everywhere. Under one score for all: not quite."""
+    base = processor.Tokenizer.load(shared_data / "tokenizers" / "llama_32000.model")
+    added = [piece.piece for piece in proto.parse((shared_data / "tokenizers" / "chinese_sp_20000.model").read_bytes()).pieces]
+    with open(shared_data / "zh_corpus.jsonl", encoding="utf-8") as stream:
+        texts = [json.loads(next(stream))["text"] for _ in range(200)]
+    texts += (shared_data / "en_wiki.txt").read_text(encoding="utf-8").splitlines()[:200]
+    strings = stress(8000, [text for text in texts if text])
+    assert tokenizer_hf.tied_pieces(base) == 0
+    assert differences(base, strings) == []
+    assert differences(extend(base, added, lambda number: -40_000.0 - number), strings) == []
+    tied = extend(base, added, lambda number: 0.0)
+    assert tokenizer_hf.tied_pieces(tied) > 17_900
+    assert 0 < len(differences(tied, strings)) < 0.15 * len(strings)
+
+
+def test_transformers_loads_the_files(tmp_path: Path, padded_tokenizer: processor.Tokenizer) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer_hf.write(tmp_path, padded_tokenizer, max_length=2048, prompt=None)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert len(theirs) == padded_tokenizer.vocab_size
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.unk_token_id) == (1, 2, 0)
+    assert theirs.pad_token_id == padded_tokenizer.pad_id == padded_tokenizer.vocab_size - 1
+    assert theirs.model_max_length == 2048
+    assert theirs.chat_template is None
+    assert json.loads((tmp_path / "added_tokens.json").read_text()) == {"[PAD]": padded_tokenizer.pad_id}
+    texts = [text for text in stress(600, SENTENCES) if text]
+    batch = theirs(texts)
+    assert batch.keys() == {"input_ids", "attention_mask"}
+    assert batch["input_ids"] == padded_tokenizer.encode_batch(texts, bos=True)
+    for text in texts[:100]:
+        assert theirs.decode(padded_tokenizer.encode(text, bos=True, eos=True), skip_special_tokens=True) == text.replace("▁", " ")
+
+
+def test_no_padding_piece_no_padding_files(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
+    tokenizer_hf.write(tmp_path, tokenizer, max_length=2048, prompt=manifest.Prompt("none"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    ]
+    assert (tmp_path / "tokenizer.model").read_bytes() == tokenizer.serialized
+
+
+TURNS = [("What is 1 + 1?", "2"), ("And\n从一数到十?", "一二三四五六七八九十。"), ("  Thanks ", "")]
+
+
+@pytest.mark.parametrize("template", tokenizer_hf.TEMPLATES)
+@pytest.mark.parametrize("boundary", ["joined", "faithful"])
+def test_chat_template_renders_as_chat_does(tmp_path: Path, tokenizer: processor.Tokenizer, template: str, boundary: Any) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer_hf.write(tmp_path, tokenizer, max_length=2048, prompt=manifest.Prompt(template, boundary))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for count in (1, 2, 3):
+        roles = [(role, text) for turn in TURNS[:count] for role, text in zip(("user", "assistant"), turn, strict=True)]
+        messages = [{"role": role, "content": text} for role, text in roles[:-1]]
+        expected = chat.render_prompt(tokenizer, TURNS[count - 1][0], template=template, boundary=boundary, history=TURNS[: count - 1])
+        found = theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+        assert found == expected, f"{count} turns"
+
+
+def test_chat_templates_have_the_text_of_chat() -> None:
+    for name, parts in tokenizer_hf.TEMPLATES.items():
+        form = chat.TEMPLATES[name]
+        assert parts == (form.head, form.opening, form.closing, form.between)
+
+
+def test_system_message_takes_the_place_of_the_head(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer_hf.write(tmp_path, tokenizer, max_length=2048, prompt=manifest.Prompt("alpaca"))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]
+    text = theirs.apply_chat_template(messages, tokenize=False)
+    assert text == "<s>Be brief.\n\n### Instruction:\nHi\n\n### Response: Yes."
+
+
+def test_other_kinds_of_tokenizer_are_refused(tmp_path: Path, chinese_pieces: Path) -> None:
+    with pytest.raises(ValueError, match="unigram"):
+        tokenizer_hf.to_json(processor.Tokenizer.load(chinese_pieces))
+    assert not tokenizer_hf.require_sentencepiece(tmp_path)
+    (tmp_path / "vocab.json").write_text("{}")
+    with pytest.raises(ValueError, match="SentencePiece tokenizer is the scope"):
+        tokenizer_hf.require_sentencepiece(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"")
+    assert tokenizer_hf.require_sentencepiece(tmp_path)
