@@ -1,5 +1,6 @@
 """Training and asking agree by construction; the faithful mode gives the original's ids."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def test_a_conversation_grows_at_its_end(small: processor.Tokenizer, turns: list
         chat.render_prompt(small, asked, template=template, history=turns[:number])
         for number, (asked, _) in enumerate([*turns, (question, "")])
     ]
-    for number, (before, after) in enumerate(zip(prompts, prompts[1:], strict=False)):
+    for number, (before, after) in enumerate(itertools.pairwise(prompts)):
         asked, answer = turns[number]
         assert after[: len(before)] == before
         example = chat.render_example(small, chat.SftExample(asked, "", answer, tuple(turns[:number])), template=template)

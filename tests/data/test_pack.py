@@ -1,5 +1,7 @@
 """Nothing is lost, everything is predicted once, and the worked examples of the docstrings hold."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,7 +44,7 @@ def test_no_token_is_lost_or_said_twice(documents: list[list[int]], length: int,
     real = [row.tokens[row.segment_ids > 0].tolist() for row in rows]
     assert all(len(tokens) == length + 1 for tokens in real[:-1]), "only the last row is padded"
     assert [token for tokens in real[:1] for token in tokens] + [token for tokens in real[1:] for token in tokens[1:]] == expected
-    assert all(before[-1] == after[0] for before, after in zip(real, real[1:], strict=False))
+    assert all(before[-1] == after[0] for before, after in itertools.pairwise(real))
     predicted = [token for row in rows for token in row.tokens[row.loss_mask > 0].tolist()]
     assert predicted == [token for token in expected[1:] if not (bos and eos and token == BOS)]
 
@@ -70,7 +72,7 @@ def reference_blocks(lines: list[list[int]], length: int, batch_lines: int) -> l
     """`group_texts` of the original run_clm_pt_with_peft.py under `datasets.map(batched=True)`."""
     blocks = []
     for start in range(0, len(lines), batch_lines):
-        joined = sum(([BOS, *line] for line in lines[start : start + batch_lines]), [])
+        joined = [token for line in lines[start : start + batch_lines] for token in [BOS, *line]]
         total = len(joined) // length * length if len(joined) >= length else len(joined)
         blocks += [joined[at : at + length] for at in range(0, total, length)]
     return blocks

@@ -45,7 +45,8 @@ class TextData:
       on_error: "strict" stops at the first malformed `.jsonl` row; "skip" counts and leaves it out.
       deduplicate: leave out documents whose text was there before.
       packing: "documents" loses nothing; "reference" makes the rows of the original Chinese-LLaMA-Alpaca scripts
-        (lines, BOS only, what remains of 1,000 lines dropped).
+        (every line a document that begins with BOS, what remains of each 1,000 lines dropped): `documents`, `deduplicate`,
+        `bos` and `eos` then play no part.
       bos: begin each document with BOS.
       eos: end each document with EOS.
     """
@@ -67,8 +68,6 @@ class TextData:
         problems = _common_problems(self.files, self.validation_files, self.held_out, self.length)
         if not (self.bos or self.eos):
             problems.append("bos and eos are both false: nothing would separate documents")
-        if self.packing == "reference" and self.documents != "line":
-            problems.append(f"packing 'reference' packs lines: set documents to 'line' (it is {self.documents!r})")
         _raise(problems)
 
 
