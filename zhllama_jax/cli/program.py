@@ -13,13 +13,23 @@ from typing import Any, TextIO
 
 import zhllama_jax
 from zhllama_jax.cli import (
+    chat,
+    convert,
+    evaluate_perplexity,
     flags,
+    generate,
+    resize,
     schema,
     stages,
     terminal,
 )
 
 VERBS: Mapping[str, Callable[..., None]] = {
+    "resize": resize.run,
+    "generate": generate.run,
+    "chat": chat.run,
+    "evaluate perplexity": evaluate_perplexity.run,
+    "convert": convert.run,
     "stages": stages.run,
 }
 

@@ -1,0 +1,54 @@
+"""A conversation by lines: answers on standard output, the rest on standard error."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from zhllama_jax.cli import program, ready
+from zhllama_jax.data import chat
+from zhllama_jax.decode import config as decode_config
+from zhllama_jax.decode import stream
+
+
+def talk(model: Path, text: str, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    return program.run(["chat", "--model", str(model), "--max_new_tokens", "5", "--temperature", "0", *words])
+
+
+def answer(model: Path, question: str, history: list[tuple[str, str]]) -> str:
+    loaded = ready.load(model)
+    sampling, generation = decode_config.resolve({"max_new_tokens": 5, "temperature": 0}, loaded.generation)
+    ids = chat.render_prompt(loaded.tokenizer, question, history=history)
+    [found] = stream.complete(loaded.config, loaded.weights, loaded.tokenizer, [ids], sampling=sampling, generation=generation)
+    return found.text
+
+
+def test_earlier_turns_are_part_of_the_prompt(
+    tuned_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert talk(tuned_model, "Hello\n\nAgain\n", monkeypatch) == 0
+    first = answer(tuned_model, "Hello", [])
+    second = answer(tuned_model, "Again", [("Hello", first)])
+    assert capsys.readouterr() == (f"{first}\n{second}\n", "")
+
+
+def test_clear_forgets_and_exit_ends(tuned_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert talk(tuned_model, "Hello\n/clear\nAgain\n/exit\nnever\n", monkeypatch) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{answer(tuned_model, 'Hello', [])}\n{answer(tuned_model, 'Again', [])}\n"
+    assert "forgotten" in err
+
+
+def test_the_oldest_turn_goes_first_when_the_context_is_full(
+    tuned_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert talk(tuned_model, "one two three four\n" * 4, monkeypatch) == 0
+    assert "the oldest turn no longer fits" in capsys.readouterr().err
+
+
+def test_a_base_model_is_refused(base_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert talk(base_model, "Hello\n", monkeypatch) == 1
+    assert "was not tuned on instructions" in capsys.readouterr().err
+    assert talk(base_model, "Hello\n", monkeypatch, "--template", "alpaca") == 0

@@ -1,0 +1,64 @@
+"""The table and the figures of texts under a model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from zhllama_jax.cli import program, ready
+from zhllama_jax.eval import likelihood
+
+
+def evaluate(model: Path, *words: str) -> int:
+    return program.run(["evaluate", "perplexity", "--model", str(model), *words])
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> tuple[Path, Path]:
+    """One file of each kind."""
+    plain, rows = tmp_path / "plain.txt", tmp_path / "rows.jsonl"
+    plain.write_text("The sea is never full.\nRivers run.\n\nA second document.\n")
+    rows.write_text('{"text": "江河都往海里流"}\n{"text": "She reads."}\n')
+    return plain, rows
+
+
+def test_figures_are_those_of_the_library(
+    base_model: Path, texts: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, rows = texts
+    output = tmp_path / "figures.json"
+    assert evaluate(base_model, "--text", str(plain), f"混合={rows}", "--length", "32", "--output", str(output)) == 0
+    figures = json.loads(output.read_text())["texts"]
+    assert list(figures) == ["plain", "混合"]
+    loaded = ready.load(base_model)
+    documents = ["The sea is never full.\nRivers run.", "A second document."]
+    score = likelihood.score(loaded.config, loaded.weights, loaded.tokenizer, documents, length=32)
+    assert figures["plain"] == pytest.approx(score.figures())
+    out = capsys.readouterr().out
+    assert f"{score.bits_per_character:.4f}" in out
+    assert len({len(line) for line in out.splitlines()[:3]}) == 1
+
+
+def test_the_first_documents_may_be_enough(base_model: Path, texts: tuple[Path, Path], tmp_path: Path) -> None:
+    output = tmp_path / "figures.json"
+    assert evaluate(base_model, "--text", str(texts[0]), "--max_documents", "1", "--output", str(output)) == 0
+    assert json.loads(output.read_text())["texts"]["plain"]["documents"] == 1
+
+
+def test_a_missing_file_stops_before_the_model_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(Path("nowhere"), "--text", "zh=missing.txt") == 1
+    assert "missing.txt names no" in capsys.readouterr().err
+
+
+def test_a_malformed_row_is_named_with_its_line(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "good"}\n{"txt": "bad"}\n')
+    assert evaluate(base_model, "--text", str(path)) == 1
+    assert f"{path}:2: no field 'text'" in capsys.readouterr().err
+
+
+def test_an_empty_file_is_refused(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "empty.txt"
+    path.write_text("\n\n")
+    assert evaluate(base_model, "--text", str(path)) == 1
+    assert "there is no text to score" in capsys.readouterr().err

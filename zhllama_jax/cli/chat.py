@@ -1,0 +1,104 @@
+"""`zhllama chat`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from zhllama_jax.cli import ready, terminal
+
+
+def run(
+    *,
+    model: Path,
+    adapter: list[Path] | None = None,
+    template: str | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    repetition_penalty: float | None = None,
+    max_new_tokens: int | None = None,
+    context: int | None = None,
+    seed: int = 0,
+    memory: bool = True,
+    dtype: ready.Dtype = "auto",
+) -> None:
+    """Talks with a model, line by line.
+
+    An empty line is passed over, /clear forgets the conversation, /exit or the end of input ends it. Answers go to standard output,
+    everything else to standard error.
+
+    Args:
+      model: Hugging Face directory of the model.
+      adapter: adapter directories to put on top, in order.
+      template: what stands around an instruction; by default the one that the model was tuned with.
+      temperature: 0 is greedy; the sampling flags are those of `zhllama generate`.
+      top_k: keeps this many likeliest tokens; 0 keeps all.
+      top_p: keeps the likeliest tokens up to this probability; 1 keeps all.
+      repetition_penalty: 1 is off.
+      max_new_tokens: the most that an answer gets.
+      context: the most that the conversation takes; its oldest turns are forgotten first.
+      seed: of the first answer; each later one takes the next.
+      memory: whether earlier turns are part of the prompt.
+      dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
+    """
+    import dataclasses
+
+    from zhllama_jax.decode import config as decode_config
+    from zhllama_jax.decode import stream
+
+    loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
+    template = template or loaded.template
+    if template == "none":
+        raise ValueError(f"{model} was not tuned on instructions: use `zhllama generate`, or say how to ask it with --template alpaca")
+    flags: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+        "max_new_tokens": max_new_tokens,
+        "context": context,
+        "seed": seed,
+    }
+    sampling, generation = decode_config.resolve(flags, loaded.generation, source=str(model / "generation_config.json"))
+    history: list[tuple[str, str]] = []
+    while (question := _ask()) is not None:
+        if question == "/clear":
+            history.clear()
+            terminal.say("(the conversation is forgotten)")
+            continue
+        prompt = _fit(loaded, question, history, template, generation)
+        answer = ""
+        for piece in stream.stream(
+            loaded.config, loaded.weights, loaded.tokenizer, prompt, sampling=sampling, generation=generation, options=loaded.options
+        ):
+            terminal.result(piece, end="")
+            answer += piece
+        terminal.result("")
+        if memory:
+            history.append((question, answer))
+        generation = dataclasses.replace(generation, seed=(generation.seed + 1) % decode_config.SEEDS)
+
+
+def _ask() -> str | None:
+    """The next line that says something; None at the end."""
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line or line.strip() in ("/exit", "/quit"):
+            return None
+        if line.strip():
+            return line.strip()
+
+
+def _fit(loaded: ready.Ready, question: str, history: list[tuple[str, str]], template: str, generation: Any) -> list[int]:
+    """The prompt's ids, with room for an answer; the oldest turns are taken off `history` until it fits."""
+    from zhllama_jax.data import chat
+
+    room = min(generation.context, loaded.config.max_position_embeddings) - generation.max_new_tokens
+    while True:
+        ids = chat.render_prompt(loaded.tokenizer, question, template=template, boundary=loaded.boundary, history=history)
+        if not history or len(ids) <= room:
+            return ids
+        history.pop(0)
+        terminal.say("(the oldest turn no longer fits the context and is forgotten)")

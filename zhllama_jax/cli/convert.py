@@ -1,0 +1,47 @@
+"""`zhllama convert`."""
+
+from pathlib import Path
+from typing import Literal
+
+from zhllama_jax.cli import terminal
+
+
+def run(
+    *,
+    input: Path,
+    output: Path,
+    to: Literal["hf"] = "hf",
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    shard_mib: int = 4096,
+    overwrite: bool = False,
+) -> None:
+    """Writes a model directory anew: another dtype, other shards, complete files.
+
+    Args:
+      input: Hugging Face directory of the model.
+      output: directory to write.
+      to: the format to write.
+      dtype: of the stored weights; the input's if left out.
+      shard_mib: a file of weights is closed before it would exceed so many MiB.
+      overwrite: replace an existing output, at once when the new one is complete.
+    """
+    from zhllama_jax.convert import llama_hf
+    from zhllama_jax.tokenizer import processor
+
+    if shard_mib < 1:
+        raise ValueError(f"shard_mib must be at least 1, got {shard_mib}")
+    checkpoint = llama_hf.load(input, dtype=dtype)
+    for note in checkpoint.notes:
+        terminal.say(f"zhllama: note: {note}")
+    manifest = llama_hf.save(
+        output,
+        config=checkpoint.config,
+        params=checkpoint.params,
+        tokenizer=processor.Tokenizer.load(input),
+        prompt=checkpoint.prompt,
+        generation=checkpoint.generation or llama_hf.PAPER_GENERATION,
+        history=[*checkpoint.history, {"step": "convert", "dtype": dtype or "as stored"}],
+        shard_bytes=shard_mib << 20,
+        overwrite=overwrite,
+    )
+    terminal.result(f"{output}: {len(manifest['tensors'])} tensors, fingerprint {manifest['fingerprint'][:16]}")

@@ -1,0 +1,73 @@
+"""`zhllama evaluate perplexity`."""
+
+from pathlib import Path
+
+from zhllama_jax.cli import ready, terminal
+from zhllama_jax.data import config as data_config
+
+
+def run(
+    *,
+    model: Path,
+    text: list[str],
+    adapter: list[Path] | None = None,
+    field: str = "text",
+    documents: data_config.Documents = "blank_line",
+    length: int | None = None,
+    batch_size: int = 8,
+    max_documents: int | None = None,
+    output: Path | None = None,
+    dtype: ready.Dtype = "auto",
+) -> None:
+    """Prints bits per token, byte and character of texts under a model.
+
+    Bits per character compare models of different vocabularies; perplexity and bits per token do not.
+
+    Args:
+      model: Hugging Face directory of the model.
+      text: .txt or .jsonl files, each as FILE or NAME=FILE.
+      adapter: adapter directories to put on top, in order.
+      field: the key of the text in .jsonl rows.
+      documents: what a document of a .txt file is: blank_line, line or file.
+      length: window in tokens; the model's context by default.
+      batch_size: windows scored together.
+      max_documents: documents scored of each file, from its start; all by default.
+      output: JSON file for the figures.
+      dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
+    """
+    import itertools
+
+    from zhllama_jax import files
+    from zhllama_jax.data import documents as documents_lib
+    from zhllama_jax.eval import likelihood
+
+    named = [_split(entry) for entry in text]
+    for _, path in named:
+        documents_lib.expand([path])
+    loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
+    figures = {}
+    rows = [("text", "documents", "tokens", "characters", "bits/token", "bits/byte", "bits/character", "perplexity")]
+    for name, path in named:
+        read = documents_lib.read([path], field=field, documents=documents)
+        score = likelihood.score(
+            loaded.config,
+            loaded.weights,
+            loaded.tokenizer,
+            (document.text for document in itertools.islice(read, max_documents)),
+            length=length,
+            batch=batch_size,
+            options=loaded.options,
+        )
+        figures[name] = score.figures()
+        counts = (f"{score.documents:,}", f"{score.tokens:,}", f"{score.characters:,}")
+        bits = (f"{score.bits_per_token:.4f}", f"{score.bits_per_byte:.4f}", f"{score.bits_per_character:.4f}")
+        rows.append((name, *counts, *bits, f"{score.perplexity:,.2f}"))
+    terminal.result(terminal.table(rows))
+    if output:
+        files.write_json(output, {"model": str(model), "texts": figures})
+
+
+def _split(entry: str) -> tuple[str, str]:
+    """(name, path) of NAME=FILE or FILE."""
+    name, equals, path = entry.partition("=")
+    return (name, path) if equals and path and "/" not in name else (Path(entry).stem, entry)

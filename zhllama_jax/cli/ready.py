@@ -1,0 +1,77 @@
+"""A model directory, with adapters on top, made ready to run on this machine."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from zhllama_jax.cli import terminal
+from zhllama_jax.data import config as data_config
+
+if TYPE_CHECKING:
+    from zhllama_jax.model import config as model_config
+    from zhllama_jax.model import llama
+    from zhllama_jax.tokenizer import processor
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """Everything that decoding and scoring need.
+
+    Attributes:
+      config: the model's shape.
+      weights: its collections, on the device.
+      tokenizer: the directory's own.
+      template: the prompt's template; "none" for a base model.
+      boundary: how prompt and answer meet.
+      generation: the directory's `generation_config.json`.
+      options: how to compute.
+    """
+
+    config: "model_config.LlamaConfig"
+    weights: dict[str, Any]
+    tokenizer: "processor.Tokenizer"
+    template: str
+    boundary: data_config.Boundary
+    generation: dict[str, Any]
+    options: "llama.Options"
+
+
+def load(model: Path, *, adapters: Sequence[Path] = (), dtype: Dtype = "auto") -> Ready:
+    """Reads a model directory onto the device; oddities of it are said.
+
+    Args:
+      model: the directory.
+      adapters: adapter directories, folded into the weights in this order.
+      dtype: of weights and computation; "auto" is bfloat16 on accelerators and float32 on a CPU, which has no fast bfloat16.
+
+    Raises:
+      FileNotFoundError: something is not there.
+      ValueError: the tokenizer is not the model's, or see `llama_hf.load`. The weights are read last.
+    """
+    import jax
+
+    from zhllama_jax.convert import llama_hf
+    from zhllama_jax.eval import likelihood
+    from zhllama_jax.model import llama
+    from zhllama_jax.tokenizer import processor
+
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    config = llama_hf.load_config(model)
+    tokenizer = processor.Tokenizer.load(model)
+    likelihood.fits(tokenizer, config)
+    checkpoint = llama_hf.load(model, dtype=dtype)
+    for note in checkpoint.notes:
+        terminal.say(f"zhllama: note: {note}")
+    return Ready(
+        config=checkpoint.config,
+        weights={"params": jax.tree.map(jax.numpy.asarray, checkpoint.params)},
+        tokenizer=tokenizer,
+        template=checkpoint.prompt.template if checkpoint.prompt else "none",
+        boundary="faithful" if checkpoint.prompt and checkpoint.prompt.boundary == "faithful" else "joined",
+        generation=checkpoint.generation,
+        options=llama.Options(dtype=jax.numpy.dtype(dtype)),
+    )
