@@ -181,6 +181,8 @@ def test_rows_that_do_not_fit_are_counted(tmp_path: Path, tokenizer: processor.T
     built = build.sft(config.SftData(files=(str(path),), length=300), tokenizer, tmp_path / "cut")
     counts = built.metadata["splits"]["train"]
     assert (counts["examples"], counts["dropped_empty"], counts["dropped_overlong"], counts["cut"]) == (2, 1, 1, 1)
+    learnt = [tokenizer.decode(row.tokens[row.loss_mask > 0].tolist()) for row in [built.train[0], built.train[1]]]
+    assert sorted(learnt) == [short, "x" * (counts["characters"] - len(short))]
     built = build.sft(config.SftData(files=(str(path),), length=300, overlong="drop"), tokenizer, tmp_path / "dropped")
     counts = built.metadata["splits"]["train"]
     assert (counts["examples"], counts["dropped_empty"], counts["dropped_overlong"], counts["cut"]) == (1, 1, 2, 0)

@@ -85,7 +85,7 @@ def sft(
 ) -> Built:
     """Builds the store of instruction rows in the directory `output`, or opens it if it is there.
 
-    The metadata count, per split: examples, characters of their answers, tokens, targets, rows, examples dropped (no answer
+    The metadata count, per split: examples, characters of the answers learnt, tokens, targets, rows, examples dropped (no answer
     left) and cut (answer shortened); and record template and boundary, which the model must be asked with.
 
     Raises:
@@ -241,9 +241,11 @@ def _sft_rows(
             if example is None:
                 counts["dropped_overlong" if row.output else "dropped_empty"] += 1
                 continue
+            cut = example.tokens[-1] != tokenizer.eos_id
+            answer = tokenizer.decode(example.tokens[example.loss_mask.index(1) :]) if cut else row.output
             counts["examples"] += 1
-            counts["cut"] += example.tokens[-1] != tokenizer.eos_id
-            counts["characters"] += len(row.output)
+            counts["cut"] += cut
+            counts["characters"] += len(answer)
             counts["tokens"] += len(example.tokens)
             if progress is not None and counts["examples"] % 256 == 0:
                 progress(Progress(split, counts["examples"], counts["tokens"]))
