@@ -17,6 +17,7 @@ LAYERS = {
     "tree": 0,
     "files": 0,
     "lines": 0,
+    "lines": 0,
     "tokenizer": 1,
     "model": 1,
     "lora": 1,

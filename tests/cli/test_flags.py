@@ -90,6 +90,21 @@ def test_words_of_a_list_are_taken_as_they_are(words: list[str]) -> None:
     assert keywords(generate, *words)["prompt"] == ["one", "null", '["3"]', "--x", "a=b"]
 
 
+@pytest.mark.parametrize(
+    ("words", "dry"),
+    [
+        ([], False),
+        (["--dry"], True),
+        (["--dry", "true"], True),
+        (["--dry", "false"], False),
+        (["--dry=false"], False),
+        (["--dry", "--model=m"], True),
+    ],
+)
+def test_a_bare_switch_means_true(words: list[str], dry: bool) -> None:
+    assert flags.parse("train", train, ["--model", "m", *words])[1] == {"dry": dry}
+
+
 def test_the_word_none_is_a_value_where_it_is_one() -> None:
     got = keywords(generate, "--model", "m", "--template", "none", "--rows", "none")
     assert (got["template"], got["rows"]) == ("none", "none")

@@ -41,7 +41,7 @@ def test_the_template_comes_from_the_directory(tuned_model: Path, capsys: pytest
 def test_several_prompts_are_answered_in_order(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = tmp_path / "prompts.txt"
     more.write_text("Rivers run\n\nShe reads\n")
-    words = ["--prompt", "The sea", "A small", "--prompts", str(more), "--temperature", "0", "--json_lines", "true"]
+    words = ["--prompt", "The sea", "A small", "--prompts", str(more), "--temperature", "0", "--json_lines"]
     assert generate(base_model, *words) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     prompts = ["The sea", "A small", "Rivers run", "She reads"]
@@ -53,7 +53,7 @@ def test_several_prompts_are_answered_in_order(base_model: Path, tmp_path: Path,
 def test_rows_of_prompts_join_instruction_and_input(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "One"}\n{"instruction": "Two", "input": "three", "output": "four"}\n')
-    assert generate(base_model, "--prompts", str(path), "--json_lines", "true") == 0
+    assert generate(base_model, "--prompts", str(path), "--json_lines") == 0
     assert [json.loads(line)["prompt"] for line in capsys.readouterr().out.splitlines()] == ["One", "Two\nthree"]
 
 

@@ -31,5 +31,5 @@ def test_a_tokenizer_of_another_model_is_noticed(base_model: Path, chinese_piece
     for path in base_model.iterdir():
         if path.name != "tokenizer.model":
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(ValueError, match="the tokenizer has .* pieces but the model .* rows"):
+    with pytest.raises(ValueError, match=r"the tokenizer has .* pieces but the model .* rows"):
         ready.load(tmp_path)

@@ -2,42 +2,34 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from zhllama_jax.cli import ready, terminal
+from zhllama_jax.cli import decoding, ready, terminal
+
+if TYPE_CHECKING:
+    from zhllama_jax.decode import config as decode_config
 
 
 def run(
+    decode: decoding.Decoding,
+    /,
     *,
     model: Path,
     adapter: list[Path] | None = None,
     template: str | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    repetition_penalty: float | None = None,
-    max_new_tokens: int | None = None,
-    context: int | None = None,
-    seed: int = 0,
     memory: bool = True,
     dtype: ready.Dtype = "auto",
 ) -> None:
     """Talks with a model, line by line.
 
-    An empty line is passed over, /clear forgets the conversation, /exit or the end of input ends it. Answers go to standard output,
-    everything else to standard error.
+    /clear forgets the conversation, /exit or the end of input ends it. Answers go to standard output, everything else to
+    standard error. Where a conversation grows out of the context, its oldest turns are forgotten.
 
     Args:
+      decode: see `Decoding`.
       model: Hugging Face directory of the model.
       adapter: adapter directories to put on top, in order.
       template: what stands around an instruction; by default the one that the model was tuned with.
-      temperature: 0 is greedy; the sampling flags are those of `zhllama generate`.
-      top_k: keeps this many likeliest tokens; 0 keeps all.
-      top_p: keeps the likeliest tokens up to this probability; 1 keeps all.
-      repetition_penalty: 1 is off.
-      max_new_tokens: the most that an answer gets.
-      context: the most that the conversation takes; its oldest turns are forgotten first.
-      seed: of the first answer; each later one takes the next.
       memory: whether earlier turns are part of the prompt.
       dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
     """
@@ -50,16 +42,7 @@ def run(
     template = template or loaded.template
     if template == "none":
         raise ValueError(f"{model} was not tuned on instructions: use `zhllama generate`, or say how to ask it with --template alpaca")
-    flags: dict[str, Any] = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "repetition_penalty": repetition_penalty,
-        "max_new_tokens": max_new_tokens,
-        "context": context,
-        "seed": seed,
-    }
-    sampling, generation = decode_config.resolve(flags, loaded.generation, source=str(model / "generation_config.json"))
+    sampling, generation = decode.resolve(loaded.generation, source=str(model / "generation_config.json"))
     history: list[tuple[str, str]] = []
     while (question := _ask()) is not None:
         if question == "/clear":
@@ -91,7 +74,9 @@ def _ask() -> str | None:
             return line.strip()
 
 
-def _fit(loaded: ready.Ready, question: str, history: list[tuple[str, str]], template: str, generation: Any) -> list[int]:
+def _fit(
+    loaded: ready.Ready, question: str, history: list[tuple[str, str]], template: str, generation: "decode_config.Generation"
+) -> list[int]:
     """The prompt's ids, with room for an answer; the oldest turns are taken off `history` until it fits."""
     from zhllama_jax.data import chat
 

@@ -1,7 +1,8 @@
 """From words on the command line, and a YAML file, to the arguments of a verb.
 
-The parser is jsonargparse's. Around it stand four things of ours: words after a list flag are taken as they are (`--prompt A B`), an
-unknown flag or key is answered with the one that was meant, every complaint is one line, and only the chosen verb's parser is built.
+The parser is jsonargparse's. Around it stand some things of ours: words after a list flag are taken as they are (`--prompt A B`), a bare
+switch means true, an unknown flag or key is answered with the one that was meant, every complaint is one line, and only the chosen
+verb's parser is built.
 """
 
 import inspect
@@ -43,7 +44,7 @@ def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[l
         kind = positional[1] if positional else None
     known = {**schema.fields(kind), **own}
 
-    words = _fold_lists(words, known)
+    words = _fold(words, known)
     _check_flags(words, known)
     for path in _values(words, "config"):
         configuration.check(path, known)
@@ -74,14 +75,18 @@ def _make_parser(name: str, verb: Callable[..., None], kind: type | None, *, lef
     return parser
 
 
-def _fold_lists(words: Sequence[str], known: Mapping[str, Any]) -> list[str]:
-    """Gathers all words of a list flag, repeated or not, into one JSON list, so that nothing in them is interpreted."""
+def _fold(words: Sequence[str], known: Mapping[str, Any]) -> list[str]:
+    """Gathers all words of a list flag, repeated or not, into one JSON list that nothing interprets; a bare switch gets its value."""
+    switches = {f"--{option}" for option, kind in known.items() if kind is bool}
     lists = {f"--{option}": kind for option, kind in known.items() if schema.is_list(kind)}
     gathered: dict[str, list[str]] = {}
     folded: list[str] = []
     rest = list(words)
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
+        if flag in switches and not equals and rest[:1] not in (["true"], ["false"]):
+            folded.append(f"{flag}=true")
+            continue
         if flag not in lists:
             folded.append(flag + equals + value)
             continue

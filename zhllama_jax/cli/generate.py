@@ -5,59 +5,39 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zhllama_jax.cli import ready, terminal
+from zhllama_jax.cli import decoding, ready, terminal
 
 if TYPE_CHECKING:
     from zhllama_jax.decode import stream
 
 
 def run(
+    decode: decoding.Decoding,
+    /,
     *,
     model: Path,
     adapter: list[Path] | None = None,
     prompt: list[str] | None = None,
     prompts: Path | None = None,
     template: str | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float | None = None,
-    max_new_tokens: int | None = None,
-    context: int | None = None,
-    stop: list[str] | None = None,
-    seed: int = 0,
-    batch_size: int = 8,
     dtype: ready.Dtype = "auto",
     json_lines: bool = False,
 ) -> None:
     """Continues or answers prompts.
 
-    Writes the answers, and nothing else, to standard output. A value that is not given comes from the model directory's
-    generation_config.json, or else is the paper's: temperature 0.2, top_k 40, top_p 0.9, repetition penalty 1.3, 512 new tokens,
-    a context of 2,048.
+    Writes the answers, and nothing else, to standard output.
 
     Args:
+      decode: see `Decoding`.
       model: Hugging Face directory of the model.
       adapter: adapter directories to put on top, in order.
       prompt: texts to answer, one or several.
       prompts: file of prompts: .txt, one a line; .jsonl, under the key prompt, or instruction and input.
       template: what stands around a prompt: alpaca, none (the text as it is) …; by default the one that the model was tuned with.
-      temperature: 0 is greedy.
-      top_k: keeps this many likeliest tokens; 0 keeps all.
-      top_p: keeps the likeliest tokens up to this probability; 1 keeps all.
-      min_p: keeps tokens with this share of the likeliest one's probability; 0 keeps all.
-      repetition_penalty: 1 is off; the paper's later revision uses 1.1.
-      max_new_tokens: the most that an answer gets.
-      context: the most that prompt and answer take together.
-      stop: texts that end an answer.
-      seed: prompt i draws with seed + i.
-      batch_size: prompts decoded together.
       dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
       json_lines: write one JSON object an answer: prompt, text, tokens, finish_reason.
     """
     from zhllama_jax.data import chat
-    from zhllama_jax.decode import config as decode_config
     from zhllama_jax.decode import stream
 
     questions = [*(prompt or []), *(_read(prompts) if prompts else [])]
@@ -65,19 +45,7 @@ def run(
         raise ValueError("nothing to answer: give --prompt TEXT or --prompts FILE")
     loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
     template = template or loaded.template
-    flags: dict[str, Any] = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "max_new_tokens": max_new_tokens,
-        "context": context,
-        "stop": tuple(stop) if stop else None,
-        "seed": seed,
-        "batch_size": batch_size,
-    }
-    sampling, generation = decode_config.resolve(flags, loaded.generation, source=str(model / "generation_config.json"))
+    sampling, generation = decode.resolve(loaded.generation, source=str(model / "generation_config.json"))
     ids = [chat.render_prompt(loaded.tokenizer, question, template=template, boundary=loaded.boundary) for question in questions]
     what = (loaded.config, loaded.weights, loaded.tokenizer)
     how: dict[str, Any] = {

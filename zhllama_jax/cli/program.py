@@ -22,9 +22,11 @@ from zhllama_jax.cli import (
     schema,
     stages,
     terminal,
+    tokenizer_merge,
 )
 
 VERBS: Mapping[str, Callable[..., None]] = {
+    "tokenizer merge": tokenizer_merge.run,
     "resize": resize.run,
     "generate": generate.run,
     "chat": chat.run,

@@ -25,40 +25,8 @@ def run(
       seed: of the random rows of --init normal.
       overwrite: replace an existing output, at once when the new one is complete.
     """
-    import jax
+    from zhllama_jax.convert import extend
+    from zhllama_jax.tokenizer import processor
 
-    from zhllama_jax.convert import llama_hf
-    from zhllama_jax.model import resize
-    from zhllama_jax.tokenizer import align, processor
-
-    merged = processor.Tokenizer.load(tokenizer)
-    config = llama_hf.load_config(model)
-    old = processor.Tokenizer.load(model)
-    llama_hf.check_tokenizer(config, old)
-    if merged.vocab_size < config.vocab_size:
-        raise ValueError(
-            f"{tokenizer} has {merged.vocab_size:,} pieces, fewer than the {config.vocab_size:,} rows of {model}: rows are never removed"
-        )
-    pieces = align.spell(old, merged)
-    checkpoint = llama_hf.load(model)
-    config, params = resize.grow(
-        checkpoint.config, checkpoint.params, pieces=pieces, init=init, pad_token_id=merged.pad_id, key=jax.random.key(seed)
-    )
-    step = {
-        "step": "resize",
-        "init": init,
-        "from": checkpoint.config.vocab_size,
-        "to": config.vocab_size,
-        "tokenizer_sha256": merged.sha256,
-    }
-    llama_hf.save(
-        output,
-        config=config,
-        params=params,
-        tokenizer=merged,
-        prompt=checkpoint.prompt,
-        generation=checkpoint.generation or llama_hf.PAPER_GENERATION,
-        history=[*checkpoint.history, step],
-        overwrite=overwrite,
-    )
-    terminal.result(f"{output}: {checkpoint.config.vocab_size:,} rows grown to {config.vocab_size:,}, new ones by {init}")
+    done = extend.run(model, processor.Tokenizer.load(tokenizer), output, init=init, seed=seed, overwrite=overwrite)
+    terminal.result(f"{output}: {done.before:,} rows grown to {done.config.vocab_size:,}, new ones by {init}")

@@ -1,0 +1,50 @@
+"""A model grown to a merged tokenizer."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zhllama_jax.cli import program
+from zhllama_jax.convert import llama_hf, safetensors_io
+
+
+@pytest.fixture(scope="session")
+def merged_pieces(tmp_path_factory: pytest.TempPathFactory, english_pieces: Path, chinese_pieces: Path) -> Path:
+    """The English tokenizer with Chinese pieces behind."""
+    path = tmp_path_factory.mktemp("merged") / "merged.model"
+    words = ["tokenizer", "merge", "--base", str(english_pieces), "--added", str(chinese_pieces), "--output", str(path)]
+    assert program.run([*words, "--proof_strings", "100"]) == 0
+    return path
+
+
+def resize(model: Path, tokenizer: Path, output: Path, *words: str) -> int:
+    return program.run(["resize", "--model", str(model), "--tokenizer", str(tokenizer), "--output", str(output), *words])
+
+
+@pytest.mark.parametrize("init", ["mean_of_pieces", "mean", "normal"])
+def test_old_rows_stay_bit_for_bit(
+    init: str, base_model: Path, merged_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert resize(base_model, merged_pieces, tmp_path / "grown", "--init", init) == 0
+    before, after = llama_hf.load_config(base_model), llama_hf.load_config(tmp_path / "grown")
+    assert (after.base_vocab_size, after.vocab_size > before.vocab_size) == (before.vocab_size, True)
+    assert f"{before.vocab_size} rows grown to {after.vocab_size}" in capsys.readouterr().out
+    with safetensors_io.open_model(base_model) as old, safetensors_io.open_model(tmp_path / "grown") as new:
+        for name in old.entries:
+            assert np.array_equal(old.read(name), new.read(name)[: old.shapes[name][0]])
+
+
+def test_a_vocabulary_that_does_not_extend_the_models_is_refused(
+    base_model: Path, chinese_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert resize(base_model, chinese_pieces, tmp_path / "grown") == 1
+    assert capsys.readouterr().err.startswith("zhllama: error: ")
+    assert not (tmp_path / "grown").exists()
+
+
+def test_the_models_own_tokenizer_adds_nothing(
+    base_model: Path, english_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert resize(base_model, english_pieces, tmp_path / "grown") == 1
+    assert "nothing to add" in capsys.readouterr().err

@@ -1,0 +1,38 @@
+"""`zhllama tokenizer merge`."""
+
+from pathlib import Path
+from typing import Literal
+
+from zhllama_jax.cli import terminal
+
+
+def run(
+    *,
+    base: Path,
+    added: list[Path],
+    output: Path,
+    mode: Literal["safe", "reference"] = "safe",
+    script: str = "han",
+    pad_token: bool = False,
+    proof_strings: int = 100_000,
+    seed: int = 0,
+) -> None:
+    """Adds pieces to a LLaMA tokenizer; old ids never move.
+
+    Args:
+      base: LLaMA's tokenizer, extended before or not: a .model file, or a model directory.
+      added: SentencePiece models, or word lists (.txt, one a line).
+      output: .model file to write.
+      mode: safe takes pieces of the script only and proves that other text is encoded as before; reference does byte for byte
+        what Chinese-LLaMA-Alpaca did, which adapters released for it need.
+      script: the script or scripts whose pieces safe mode takes.
+      pad_token: also add the padding piece [PAD].
+      proof_strings: generated texts that safe mode compares.
+      seed: of those texts.
+    """
+    from zhllama_jax import files
+    from zhllama_jax.tokenizer import merge
+
+    merged = merge.merge(base, added, mode=mode, script=script, pad_token=pad_token, proof_strings=proof_strings, seed=seed)
+    files.atomic_write(output, merged.serialized)
+    terminal.result(f"{output}: {merged.summary()}")
