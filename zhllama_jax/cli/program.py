@@ -23,9 +23,11 @@ from zhllama_jax.cli import (
     stages,
     terminal,
     tokenizer_merge,
+    tokenizer_train,
 )
 
 VERBS: Mapping[str, Callable[..., None]] = {
+    "tokenizer train": tokenizer_train.run,
     "tokenizer merge": tokenizer_merge.run,
     "resize": resize.run,
     "generate": generate.run,

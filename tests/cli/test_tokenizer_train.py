@@ -1,0 +1,54 @@
+"""A vocabulary trained by its verb."""
+
+from pathlib import Path
+
+import pytest
+
+from zhllama_jax import files
+from zhllama_jax.cli import program
+from zhllama_jax.tokenizer import processor
+
+LINES = [f"江河{first}都往海里流,{second}却不满。" for first in "东南西北中" for second in "山水风云雨雪"]
+
+
+def train(source: Path, output: Path, *words: str) -> int:
+    return program.run(["tokenizer", "train", "--input", str(source), "--output", str(output), "--vocab_size", "280", *words])
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """Some lines of Chinese."""
+    path = tmp_path / "zh.txt"
+    path.write_text("\n".join(LINES))
+    return path
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+def test_the_same_text_gives_the_same_bytes(model_type: str, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.model", "b.model"):
+        assert train(text, tmp_path / name, "--model_type", model_type) == 0
+    digest = files.sha256(tmp_path / "a.model")
+    assert digest == files.sha256(tmp_path / "b.model")
+    assert capsys.readouterr().out.count(digest) == 2
+    tokenizer = processor.Tokenizer.load(tmp_path / "a.model")
+    assert tokenizer.decode(tokenizer.encode(LINES[0])) == LINES[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (None, "missing.txt", "missing.txt not found"),
+        ('{"text": "好"}\n{"text": \n', "rows.jsonl", "rows.jsonl:2: not JSON"),
+        ("", "empty.txt", "text"),
+        ("短\n", "short.txt", "vocab"),
+    ],
+)
+def test_wrong_input_is_one_line(content: str | None, name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert train(tmp_path / name, tmp_path / "out.model", "--vocab_size", "2000") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("zhllama: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out.model").exists()
