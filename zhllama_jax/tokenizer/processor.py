@@ -79,12 +79,12 @@ class Tokenizer:
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
         """The ids of `text`, after BOS and before EOS where asked for; never another control id."""
-        return [*([self.bos_id] * bos), *self._processor.encode(_scalar(text)), *([self.eos_id] * eos)]
+        return [*([self.bos_id] * bos), *self._processor.encode(scalar(text)), *([self.eos_id] * eos)]
 
     def encode_batch(self, texts: Iterable[str], *, bos: bool = False, eos: bool = False, threads: int = -1) -> list[list[int]]:
         """`encode` of each text, on several threads (-1: one a core)."""
         before, after = [self.bos_id] * bos, [self.eos_id] * eos
-        batch = self._processor.encode([_scalar(text) for text in texts], num_threads=threads)
+        batch = self._processor.encode([scalar(text) for text in texts], num_threads=threads)
         return [[*before, *ids, *after] for ids in batch] if bos or eos else batch
 
     def decode(self, ids: Iterable[SupportsIndex], *, after: Sequence[SupportsIndex] = ()) -> str:
@@ -179,7 +179,7 @@ class StreamDecoder:
         return text
 
 
-def _scalar(text: str) -> str:
+def scalar(text: str) -> str:
     """`text` with surrogates put right: sentencepiece takes Unicode scalar values only."""
     try:
         text.encode("utf-8")
@@ -203,3 +203,13 @@ def _characters(pending: bytes) -> tuple[str, bytes]:
             text += pending[: error.start].decode("utf-8") + REPLACEMENT
             pending = pending[error.start + 1 :]
     return text, b""
+
+
+def bare(model: proto.Model) -> sentencepiece.SentencePieceProcessor:
+    """sentencepiece's own processor for a model, without the blank that is put in front of a text: for the text of pieces."""
+    verbatim = type(model)()
+    verbatim.CopyFrom(model)
+    verbatim.normalizer_spec.add_dummy_prefix = False
+    bare_processor = sentencepiece.SentencePieceProcessor()
+    bare_processor.LoadFromSerializedProto(verbatim.SerializeToString())
+    return bare_processor

@@ -65,12 +65,13 @@ def read(path: str | Path) -> bytes:
     return path.read_bytes()
 
 
-def parse(serialized: bytes, *, where: str = "the tokenizer") -> Model:
+def parse(serialized: bytes, *, where: str = "the tokenizer", specials: bool = True) -> Model:
     """The message in `serialized`, checked.
 
     Args:
       serialized: the bytes of a `.model` file.
       where: what the bytes are, for messages.
+      specials: whether unknown, beginning and end must have LLaMA's ids; not for a model that only lends its pieces.
 
     Raises:
       ValueError: the bytes are no SentencePiece model, or `check` finds faults.
@@ -80,13 +81,13 @@ def parse(serialized: bytes, *, where: str = "the tokenizer") -> Model:
         model.ParseFromString(serialized)
     except Exception as error:  # protobuf's DecodeError has no stable home
         raise ValueError(f"{where} is not a SentencePiece model: {error}") from None
-    faults = check(model)
+    faults = check(model, specials=specials)
     if faults:
         raise ValueError(f"{where} is not a usable SentencePiece model: {'; '.join(faults)}")
     return model
 
 
-def check(model: Model) -> list[str]:
+def check(model: Model, *, specials: bool = True) -> list[str]:
     """The faults of a model, as sentences; none for a sound one."""
     count = len(model.pieces)
     if not 3 <= count <= MAX_PIECES:
@@ -96,7 +97,7 @@ def check(model: Model) -> list[str]:
     if wild or not isinstance(model.trainer_spec.unk_surface, str):
         return [f"it has {wild:,} pieces that are not UTF-8" if wild else "its surface of unknown characters is not UTF-8"]
     return [
-        *_special_faults(model),
+        *(_special_faults(model) if specials else ()),
         *_piece_faults(model),
         *_byte_faults(model),
     ]

@@ -1,0 +1,215 @@
+"""Reference mode reproduces released bytes; safe mode changes nothing but text of the script, and reaches what can be reached."""
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from zhllama_jax import lines
+from zhllama_jax.tokenizer import invariance, merge, processor, proto, reach, scripts
+
+HAN = scripts.named("han")
+LLAMA_SHA256 = "e2676d4ca29ca1750f6ff203328d73b189321dc5776ceede037cbd36541d70c0"
+ALPACA_SHA256 = "2d967e855b1213a439df6c8ce2791f869c84b4f3b6cfacf22b86440b8192a2f8"
+
+
+def tokenizer(merged: merge.Merged) -> processor.Tokenizer:
+    return processor.Tokenizer.from_bytes(merged.serialized)
+
+
+def new_pieces(merged: merge.Merged) -> list[proto.Piece]:
+    return list(proto.parse(merged.serialized).pieces)[merged.base_size :]
+
+
+@pytest.fixture(scope="module")
+def safe(base_model: Path, chinese_model: Path) -> merge.Merged:
+    return merge.merge(base_model, [chinese_model], proof_strings=5_000)
+
+
+@pytest.fixture(scope="module")
+def real(shared_data: Path) -> tuple[Path, Path]:
+    return shared_data / "tokenizers" / "llama_32000.model", shared_data / "tokenizers" / "chinese_sp_20000.model"
+
+
+@pytest.fixture(scope="module")
+def real_reference(real: tuple[Path, Path]) -> merge.Merged:
+    return merge.merge(real[0], [real[1]], mode="reference")
+
+
+@pytest.fixture(scope="module")
+def real_safe(real: tuple[Path, Path]) -> merge.Merged:
+    return merge.merge(real[0], [real[1]], proof_strings=20_000)
+
+
+def test_old_pieces_stay_and_new_ones_follow(base_model: Path, safe: merge.Merged) -> None:
+    base, merged = proto.parse(base_model.read_bytes()), proto.parse(safe.serialized)
+    assert list(merged.pieces[: safe.base_size]) == list(base.pieces)
+    assert len(merged.pieces) == safe.size == merged.trainer_spec.vocab_size == safe.base_size + safe.added
+    assert safe.sha256 == hashlib.sha256(safe.serialized).hexdigest()
+    assert proto.check(merged) == []
+
+
+def test_new_scores_are_distinct_descending_and_below_the_base(base_model: Path, safe: merge.Merged) -> None:
+    scores = [piece.score for piece in new_pieces(safe)]
+    assert scores[0] < min(piece.score for piece in proto.parse(base_model.read_bytes()).pieces)
+    assert all(first > second for first, second in itertools.pairwise(scores))
+
+
+def test_new_pieces_are_of_the_script(safe: merge.Merged) -> None:
+    assert all(HAN.has_letter(piece.piece) and piece.type == proto.NORMAL for piece in new_pieces(safe))
+    assert {"数据库", "人工智能"} <= {piece.piece for piece in new_pieces(safe)}
+
+
+def test_text_without_the_script_is_encoded_as_before(base_model: Path, safe: merge.Merged, english_lines: list[str]) -> None:
+    """At least 100,000 strings, as the promise says."""
+    base, merged = processor.Tokenizer.load(base_model), tokenizer(safe)
+    generated = itertools.islice(invariance.generate(proto.parse(base.serialized), HAN, seed=99), 100_000)
+    texts = [*english_lines, *generated]
+    assert base.encode_batch(texts) == merged.encode_batch(texts)
+
+
+def test_text_of_the_script_becomes_shorter_and_comes_back(base_model: Path, safe: merge.Merged, chinese_lines: list[str]) -> None:
+    base, merged = processor.Tokenizer.load(base_model), tokenizer(safe)
+    before, after = base.encode_batch(chinese_lines), merged.encode_batch(chinese_lines)
+    assert sum(map(len, after)) < 0.5 * sum(map(len, before))
+    assert [merged.decode(ids) for ids in after] == chinese_lines
+
+
+def test_unreachable_pieces_are_only_those_that_no_order_reaches(base_model: Path, safe: merge.Merged) -> None:
+    new = [piece.piece for piece in new_pieces(safe)]
+    assert set(safe.unreachable) == set(reach.hopeless(new, reach.priority(proto.parse(base_model.read_bytes()))))
+    assert safe.hopeless == len(safe.unreachable)
+    # These are whole in the text but no part of them is a piece.
+    assert "越来越" in safe.unreachable
+
+
+def test_the_same_inputs_give_the_same_bytes(base_model: Path, chinese_model: Path, safe: merge.Merged) -> None:
+    assert merge.merge(base_model, [chinese_model], proof_strings=10, seed=5).serialized == safe.serialized
+
+
+def test_the_summary_says_loudly_what_was_made(safe: merge.Merged) -> None:
+    first, *rest = safe.summary().split("\n")
+    assert first.startswith(
+        f"{safe.size:,} pieces: {safe.base_size:,} of the base and {safe.added:,} new ones (script han); `--mode reference` gives"
+    )
+    assert any("text without han characters is encoded exactly as before" in line for line in rest)
+    assert any("cannot under any order" in line for line in rest)
+    assert sum(source.taken for source in safe.sources) == safe.added
+    assert all(source.offered == source.present + source.left_out + source.taken for source in safe.sources)
+
+
+def test_padding_cannot_be_typed(base_model: Path, chinese_model: Path) -> None:
+    for mode, kind in (("safe", proto.CONTROL), ("reference", proto.NORMAL)):
+        merged = merge.merge(base_model, [chinese_model], mode=mode, pad_token=True, proof_strings=100)  # type: ignore[arg-type]
+        assert new_pieces(merged)[-1].piece == "[PAD]" and new_pieces(merged)[-1].type == kind
+        assert merged.pad_id == merged.size - 1 == merged.base_size + merged.added
+        found = tokenizer(merged)
+        assert found.pad_id == merged.pad_id and found.is_control(merged.pad_id)
+        for text in ("[PAD]", "天气[PAD]天气", "[PAD][PAD]"):
+            assert merged.pad_id not in found.encode(text)
+            assert found.decode(found.encode(text)) == text
+
+
+def test_an_extended_tokenizer_is_extended_again(base_model: Path, chinese_model: Path, tmp_path: Path) -> None:
+    once = merge.merge(base_model, [chinese_model], pad_token=True, proof_strings=100)
+    (tmp_path / "once.model").write_bytes(once.serialized)
+    (tmp_path / "words.txt").write_text("河流\n深度学习\n注意力机制\nGPU显存\nonly latin\n", encoding="utf-8")
+    twice = merge.merge(tmp_path / "once.model", [tmp_path / "words.txt"], pad_token=True, proof_strings=2_000)
+    assert list(proto.parse(twice.serialized).pieces)[: once.size] == list(proto.parse(once.serialized).pieces)
+    assert twice.pad_id == once.pad_id
+    assert twice.sources == (merge.Source("words.txt", 5, 1, 1, 3),)
+    found = tokenizer(twice)
+    assert twice.unreachable == ()
+    for word in ("河流", "深度学习", "注意力机制", "GPU显存"):
+        assert found.encode(f"\n{word}")[-1] == found.id(word)
+    assert all(found.id(bridge) is not None for bridge in twice.bridges)
+    assert twice.added == 3 + len(twice.bridges)
+    scores = [piece.score for piece in proto.parse(twice.serialized).pieces if piece.type == proto.NORMAL]
+    assert len(set(scores[-twice.added - once.added :])) == twice.added + once.added
+
+
+def test_several_sources_in_order(base_model: Path, chinese_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("数据库\n老师们\n", encoding="utf-8")
+    merged = merge.merge(base_model, [tmp_path / "words.txt", chinese_model], proof_strings=100)
+    assert [source.name for source in merged.sources] == ["words.txt", "zh.model"]
+    assert merged.sources[0].taken == 2
+    names = [piece.piece for piece in new_pieces(merged)]
+    assert len(set(names)) == len(names)
+    assert not {"数据库", "老师们"} & set(merged.unreachable)
+    faithful = merge.merge(base_model, [tmp_path / "words.txt", chinese_model], mode="reference")
+    assert [piece.piece for piece in new_pieces(faithful)][:2] == ["数据库", "老师们"]
+    assert all(piece.score == 0 for piece in new_pieces(faithful))
+
+
+def test_another_script(base_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("привет\nмир\n天气\n", encoding="utf-8")
+    merged = merge.merge(base_model, [tmp_path / "words.txt"], script="cyrillic", proof_strings=2_000)
+    found = tokenizer(merged)
+    assert found.encode("привет мир") == [found.id("▁привет"), found.id("▁мир")]
+    base = processor.Tokenizer.load(base_model)
+    assert found.encode("the weather 天气") == base.encode("the weather 天气")
+
+
+def test_what_cannot_be_merged_is_refused(base_model: Path, chinese_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is not a LLaMA tokenizer .*its type is unigram, not bpe"):
+        merge.merge(chinese_model, [base_model])
+    with pytest.raises(ValueError, match=r"nothing to add: base\.model offer no pieces that hold a han letter"):
+        merge.merge(base_model, [base_model])
+    with pytest.raises(ValueError, match=r"nothing to add: base\.model offer no pieces beyond"):
+        merge.merge(base_model, [base_model], mode="reference")
+    with pytest.raises(ValueError, match="name at least one"):
+        merge.merge(base_model, [])
+    with pytest.raises(ValueError, match="mode must be one of safe, reference"):
+        merge.merge(base_model, [chinese_model], mode="fast")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no script named 'elvish'"):
+        merge.merge(base_model, [chinese_model], script="elvish")
+    with pytest.raises(FileNotFoundError, match=r"missing\.model"):
+        merge.merge(base_model, [tmp_path / "missing.model"])
+
+
+def test_reference_mode_reproduces_the_released_tokenizers(real: tuple[Path, Path], real_reference: merge.Merged) -> None:
+    assert (real_reference.size, real_reference.sha256) == (49_953, LLAMA_SHA256)
+    alpaca = merge.merge(real[0], [real[1]], mode="reference", pad_token=True)
+    assert (alpaca.size, alpaca.sha256, alpaca.pad_id) == (49_954, ALPACA_SHA256, 49_953)
+    assert len(alpaca.serialized) == 757_972
+    assert len(real_reference.unreachable) == len(alpaca.unreachable) == 345
+
+
+def test_reference_mode_gives_the_golden_ids(shared_data: Path, real_reference: merge.Merged) -> None:
+    found = tokenizer(real_reference)
+    for row in json.loads((shared_data / "golden_tokenization.json").read_text(encoding="utf-8"))["rows"]:
+        assert found.encode(row["text"]) == row["chinese_llama_49953"]
+
+
+def test_safe_mode_on_the_real_models(real_safe: merge.Merged) -> None:
+    assert (real_safe.size, real_safe.added) == (49_139, 17_139)
+    assert real_safe.summary().startswith(
+        "49,139 pieces: 32,000 of the base and 17,139 new ones (script han); `--mode reference` gives the 49,953 that released "
+        "Chinese-LLaMA adapters need\n"
+    )
+    assert len(real_safe.unreachable) == real_safe.hopeless == 303
+
+
+def test_english_lines_stay_as_they_are(
+    shared_data: Path, real: tuple[Path, Path], real_safe: merge.Merged, real_reference: merge.Merged
+) -> None:
+    base = processor.Tokenizer.load(real[0])
+    wiki = (shared_data / "en_wiki.txt").read_text(encoding="utf-8").split("\n")
+    corpus, web = (
+        [line for _, text in lines.records(shared_data / name) for line in text.split("\n")] for name in ("en_corpus.jsonl", "en_c4.jsonl")
+    )
+    counted = [*wiki, *corpus]
+    before = base.encode_batch([*counted, *web])
+    assert tokenizer(real_safe).encode_batch([*counted, *web]) == before
+    faithful = tokenizer(real_reference).encode_batch(counted)
+    changed = sum(old != new for old, new in zip(before, faithful, strict=False))
+    assert (len(counted), changed) == (4_063, 1_412)
+
+
+def test_safe_mode_compresses_nearly_as_well(shared_data: Path, real_safe: merge.Merged, real_reference: merge.Merged) -> None:
+    for name, step, limit in (("zh_corpus.jsonl", 5, 1.04), ("zh_poems.jsonl", 10, 1.01)):
+        texts = [text for _, text in lines.records(shared_data / name)][::step]
+        ours, theirs = (sum(map(len, tokenizer(merged).encode_batch(texts))) for merged in (real_safe, real_reference))
+        assert ours <= limit * theirs, (name, ours / theirs)
