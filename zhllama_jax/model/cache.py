@@ -45,7 +45,9 @@ def mark(cache: KVCache, valid_BT: arrays.Array) -> KVCache:
     return cache._replace(valid_BS=valid_BS)
 
 
-def write(block_LBSKH: arrays.Array, new_BTKH: arrays.Array, layer: arrays.Array, cursor: arrays.Array) -> tuple[arrays.Array, arrays.Array]:
+def write(
+    block_LBSKH: arrays.Array, new_BTKH: arrays.Array, layer: arrays.Array, cursor: arrays.Array
+) -> tuple[arrays.Array, arrays.Array]:
     """Writes T tokens of one layer at the cursor; returns (all layers, that layer's [B, S, K, H])."""
     new_1BTKH = new_BTKH[None].astype(block_LBSKH.dtype)
     block_LBSKH = jax.lax.dynamic_update_slice(block_LBSKH, new_1BTKH, (layer, 0, cursor, 0, 0))

@@ -47,7 +47,9 @@ class LlamaConfig:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
-        problems = [f"{name} must be a whole number above 0, got {getattr(self, name)!r}" for name in sizes if not _positive(getattr(self, name))]
+        problems = [
+            f"{name} must be a whole number above 0, got {getattr(self, name)!r}" for name in sizes if not _positive(getattr(self, name))
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         derived = {

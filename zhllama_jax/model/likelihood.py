@@ -37,7 +37,8 @@ def token_nats(
 
     @jax.checkpoint
     def of_chunk(heads: list[arrays.Array], x_CD: arrays.Array, targets_C: arrays.Array) -> arrays.Array:
-        partition_C, score_C = None, 0.0
+        partition_C: Any = None
+        score_C: Any = 0.0
         first = 0
         for rows_VD, (_, rows) in zip(heads, blocks, strict=True):
             logits_CV = jnp.einsum("CD,VD->CV", x_CD, rows_VD.astype(x_CD.dtype), preferred_element_type=jnp.float32)

@@ -76,6 +76,7 @@ class SelfAttention(nn.Module):
         k_BSKH = rope.apply(project("k_proj", config.num_kv_heads), scene.turn)
         v_BSKH = project("v_proj", config.num_kv_heads)
         if kv is not None:
+            assert scene.cursor is not None, "a cache has a cursor"
             k_LBSKH, k_BSKH = cache_lib.write(kv[0], k_BSKH, layer, scene.cursor)
             v_LBSKH, v_BSKH = cache_lib.write(kv[1], v_BSKH, layer, scene.cursor)
             kv = (k_LBSKH, v_LBSKH)
@@ -94,7 +95,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_MD: arrays.Array) -> arrays.Array:
         def linear(name: str, features: int) -> Any:
-            module = layers.Linear(features, self.options.dtype, self.options.lora_dropout, name=name)
+            module: Any = layers.Linear(features, self.options.dtype, self.options.lora_dropout, name=name)
             return functools.partial(module, deterministic=self.deterministic)
 
         gate_MF = linear("gate_proj", self.config.intermediate_size)(x_MD)
@@ -221,17 +222,16 @@ def logits(config: config_lib.LlamaConfig, params: Mapping[str, Any], x_D: array
 
 def init(config: config_lib.LlamaConfig, key: arrays.Array, dtype: Any = jnp.float32) -> arrays.Tree:
     """Random weights N(0, 0.02²) with unit norms and zero spare rows, made under jit: a tree of `params`."""
-    params = jax.jit(functools.partial(_init, config))(key)
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    return _init(config, key, jnp.dtype(dtype))
 
 
 def abstract(config: config_lib.LlamaConfig, dtype: Any = jnp.float32) -> arrays.Tree:
     """The shapes of `init`, without data."""
-    shapes = jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes)
+    return jax.eval_shape(lambda key: _init(config, key, jnp.dtype(dtype)), jax.random.key(0))
 
 
-def _init(config: config_lib.LlamaConfig, key: arrays.Array) -> arrays.Tree:
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _init(config: config_lib.LlamaConfig, key: arrays.Array, dtype: jnp.dtype) -> arrays.Tree:
     tokens_BT = jnp.zeros((1, 1), jnp.int32)
     turn = rope.rotation(tokens_BT, head_dim=config.head_width, theta=config.rope_theta)
     params = Llama(config, Options()).init(key, tokens_BT, _Scene(turn, attention.causal_mask(1), None), None)["params"]
@@ -239,4 +239,4 @@ def _init(config: config_lib.LlamaConfig, key: arrays.Array) -> arrays.Tree:
     for name in ("embed_tokens", "lm_head"):
         for block, leaf in params.get(name, {}).items():
             params[name][block] = leaf.at[rows[block] :].set(0)
-    return params
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)

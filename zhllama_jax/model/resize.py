@@ -84,7 +84,7 @@ def grow(
         if init == "normal":
             assert key is not None, "init='normal' needs a key"
             shape = (len(pieces), config.hidden_size)
-            new_VD = layers.INITIALIZER_RANGE * jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
+            new_VD: arrays.Array = layers.INITIALIZER_RANGE * jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
         else:
             new_VD = mean_rows(old_VD, pieces if init == "mean_of_pieces" else [()] * len(pieces))
         former_VD = old_VD[config.base_rows :]
