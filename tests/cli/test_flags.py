@@ -45,7 +45,15 @@ def train(settings: Settings, /, *, dry: bool = False) -> None:
     """Trains one stage."""
 
 
-def table(settings: Settings | None, /, *, size: str = "7b") -> None:
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """Several stages."""
+
+    output: str
+    model: str = "m"
+
+
+def table(settings: Settings | Pipeline | None, /, *, size: str = "7b", output: str = "o") -> None:
     """Shows a table."""
 
 
@@ -126,12 +134,21 @@ def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
 
 
 def test_an_optional_dataclass_exists_only_with_a_file(tmp_path: Path) -> None:
-    assert flags.parse("table", table, ["--size", "13b"]) == ([None], {"size": "13b"})
+    assert flags.parse("table", table, ["--size", "13b"]) == ([None], {"size": "13b", "output": "o"})
     config = tmp_path / "stage.yaml"
     config.write_text("model: base\n")
-    assert flags.parse("table", table, ["--config", str(config)]) == ([Settings("base")], {"size": "7b"})
+    assert flags.parse("table", table, ["--config", str(config)]) == ([Settings("base")], {"size": "7b", "output": "o"})
     with pytest.raises(schema.UsageError, match="unknown flag --model"):
         flags.parse("table", table, ["--model", "base"])
+
+
+def test_of_several_dataclasses_the_file_says_which(tmp_path: Path) -> None:
+    config = tmp_path / "any.yaml"
+    config.write_text("model: base\noutput: runs\n")
+    assert flags.parse("table", table, ["--config", str(config)]) == ([Pipeline("runs", "base")], {"size": "7b"})
+    assert flags.parse("table", table, ["--config", str(config), "--output", "else"]) == ([Pipeline("else", "base")], {"size": "7b"})
+    config.write_text("model: base\nfiles: [a]\n")
+    assert flags.parse("table", table, ["--config", str(config)])[0] == [Settings("base", files=("a",))]
 
 
 @pytest.mark.parametrize(

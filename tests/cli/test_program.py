@@ -50,8 +50,9 @@ def test_every_flag_is_explained(name: str) -> None:
     for flag in schema.options(verb):
         assert f"{flag}: " in (verb.__doc__ or ""), f"{name} --{flag}"
     settings = schema.settings(verb)
-    for field in schema.fields(settings[1]) if settings else ():
-        assert f"{field}: " in (settings[1].__doc__ or ""), f"{name} --{field}"
+    for kind in settings.kinds if settings else ():
+        for field in schema.fields(kind):
+            assert f"{field}: " in (kind.__doc__ or ""), f"{name} --{field}"
 
 
 def test_no_words_show_the_verbs_and_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,7 @@ def with_settings(settings: Settings, /, *, dry: bool = False) -> None:
     """Takes a dataclass and a flag."""
 
 
-def optional_settings(settings: Settings | None, /, *, dry: bool = False) -> None:
+def optional_settings(settings: Settings | Part | None, /, *, dry: bool = False) -> None:
     """Takes a dataclass only if there is a file."""
 
 
@@ -54,8 +54,8 @@ KNOWN = {**schema.fields(Settings), **schema.options(with_settings)}
 
 
 def test_the_positional_parameter_is_the_dataclass() -> None:
-    assert schema.settings(with_settings) == ("settings", Settings, False)
-    assert schema.settings(optional_settings) == ("settings", Settings, True)
+    assert schema.settings(with_settings) == ("settings", (Settings,), False)
+    assert schema.settings(optional_settings) == ("settings", (Settings, Part), True)
     assert schema.settings(flags_only) is None
 
 

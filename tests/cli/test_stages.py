@@ -1,8 +1,11 @@
 """The table of a stage, with the per cents of the paper."""
 
+from pathlib import Path
+
 import pytest
 
 from zhllama_jax.cli import program
+from zhllama_jax.convert import llama_hf
 
 
 def last_line(words: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -30,3 +33,60 @@ def test_the_last_line_counts(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_size_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["stages", "--size", "8b"]) == 1
     assert "unknown model size '8b'" in capsys.readouterr().err
+
+
+EXPERIMENT = """
+model: {model}
+data: {{sources: [{{store: none}}]}}
+output: run
+stage: {stage}
+lora: {{rank: 4}}
+steps: 1
+"""
+
+PIPELINE = """
+output: {output}
+texts: {{english: {{files: [a.txt]}}, chinese: {{files: [b.txt]}}}}
+base:
+  tokenizer: {{texts: [english], vocab_size: 1000, model_type: bpe}}
+  init: {{size: micro}}
+  training: {{name: base, texts: {{english: 1}}, stage: {{preset: full}}, steps: 1}}
+vocabulary: {{added: {{texts: [chinese], vocab_size: 512}}}}
+trainings:
+- {{name: rows, texts: {{chinese: 1}}, stage: {{preset: embeddings}}, steps: 1}}
+- {{name: adapters, texts: {{chinese: 1}}, stage: {{preset: pretrain_lora}}, lora: {{rank: 2}}, steps: 1}}
+"""
+
+
+def test_a_training_file_names_its_model(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text(EXPERIMENT.format(model=base_model, stage="sft"))
+    found = last_line(f"--config {config}", capsys)
+    vocab_size = llama_hf.load_config(base_model).vocab_size
+    assert found == last_line(f"--size micro --vocab_size {vocab_size} --stage sft --rank 4", capsys)
+    overridden = last_line(f"--config {config} --stage embeddings", capsys)
+    assert overridden == last_line(f"--size micro --vocab_size {vocab_size} --stage embeddings", capsys)
+
+
+def test_a_new_models_rows_are_its_tokenizers(english_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text(EXPERIMENT.format(model=f"{{tokenizer: {english_pieces}, init: {{size: micro}}}}", stage="full"))
+    assert last_line(f"--config {config}", capsys).endswith("(100.0000 %)")
+
+
+def test_a_pipeline_shows_all_its_trainings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "adapt.yaml"
+    config.write_text(PIPELINE.format(output=tmp_path / "run"))
+    assert program.run(["stages", "--config", str(config), "--vocab_size", "1500"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split(":")[0] for line in out.split("\n") if " layers" in line and ":" in line] == ["base", "rows", "adapters"]
+    assert out.count("trainable ") >= 3
+    assert "does not exist yet" in err
+    assert out.strip().split("\n")[-1] == last_line("--size micro --vocab_size 1500 --rank 2", capsys)
+
+
+def test_a_missing_model_of_a_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text(EXPERIMENT.format(model="nowhere", stage="sft"))
+    assert program.run(["stages", "--config", str(config)]) == 1
+    assert "nowhere not found" in capsys.readouterr().err

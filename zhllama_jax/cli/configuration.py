@@ -30,6 +30,17 @@ def check(path: str, known: Mapping[str, Any]) -> None:
       FileNotFoundError: there is no such file.
       schema.UsageError: it is not YAML, not a mapping, or see above; each problem begins with file:line.
     """
+    problems = list(_keys(_read(path), known, ""))
+    if problems:
+        raise schema.UsageError("; ".join(f"{path}:{line}: {problem}" for line, problem in problems))
+
+
+def keys(path: str) -> set[str]:
+    """The names on the top of a file; errors as in `check`."""
+    return {str(key.value) for key, _ in _read(path).value}
+
+
+def _read(path: str) -> yaml.MappingNode:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{path} not found: expected a YAML configuration file")
@@ -45,9 +56,7 @@ def check(path: str, known: Mapping[str, Any]) -> None:
         raise schema.UsageError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(root, yaml.MappingNode):
         raise schema.UsageError(f"{path} must hold `key: value` lines")
-    problems = list(_keys(root, known, ""))
-    if problems:
-        raise schema.UsageError("; ".join(f"{path}:{line}: {problem}" for line, problem in problems))
+    return root
 
 
 def _keys(node: yaml.MappingNode, known: Mapping[str, Any], place: str) -> Iterator[Problem]:

@@ -36,23 +36,21 @@ def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[l
     """
     import argparse
 
-    own = schema.options(verb)
-    positional = schema.settings(verb)
-    if positional and positional[2] and not _values(words, "config"):
-        kind = None  # the dataclass is optional, and nothing says what is in it
-    else:
-        kind = positional[1] if positional else None
+    settings = schema.settings(verb)
+    kind = _kind(settings, _values(words, "config")) if settings else None
+    # An optional dataclass may have fields that are also flags of their own; where it is read, a name means its field.
+    own = {option: hint for option, hint in schema.options(verb).items() if option not in schema.fields(kind)}
     known = {**schema.fields(kind), **own}
 
     words = _fold(words, known)
     _check_flags(words, known)
     for path in _values(words, "config"):
         configuration.check(path, known)
-    parser = _make_parser(name, verb, kind, left_out=positional[0] if positional else None)
+    parser = _make_parser(name, verb, kind, own)
     try:
         given = parser.instantiate(parser.parse_args(words))
         named = {option: given[option] for option in own}
-        if positional is None:
+        if settings is None:
             return [], named
         return [kind(**{field: given[field] for field in schema.fields(kind)}) if kind else None], named
     except argparse.ArgumentError as error:
@@ -62,8 +60,18 @@ def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[l
         raise schema.UsageError(where + _of_union(str(error))) from None
 
 
-def _make_parser(name: str, verb: Callable[..., None], kind: type | None, *, left_out: str | None) -> "jsonargparse.ArgumentParser":
-    """The parser of one verb, made from its signature, its dataclass and their docstrings."""
+def _kind(settings: schema.Settings, paths: Sequence[str]) -> type | None:
+    """The dataclass to read: the only one, or the one that the configuration file means, or none where nothing says what is in it."""
+    if settings.optional and not paths:
+        return None
+    if len(settings.kinds) == 1:
+        return settings.kinds[0]
+    keys = configuration.keys(paths[-1]) if paths else set()
+    return max(settings.kinds, key=lambda kind: len(keys & schema.fields(kind).keys()))
+
+
+def _make_parser(name: str, verb: Callable[..., None], kind: type | None, own: Mapping[str, Any]) -> "jsonargparse.ArgumentParser":
+    """The parser of one verb: the fields of its dataclass, and its own flags, with the help of their docstrings."""
     import jsonargparse
 
     summary = inspect.cleandoc(verb.__doc__ or "").partition("\nArgs:")[0].strip()
@@ -71,7 +79,8 @@ def _make_parser(name: str, verb: Callable[..., None], kind: type | None, *, lef
     parser.add_argument("--config", action="config", help="YAML file with the options below; flags override it")
     if kind is not None:
         parser.add_class_arguments(kind, as_group=False)
-    parser.add_function_arguments(verb, as_group=False, skip={left_out} if left_out else set())
+    left_out = inspect.signature(verb).parameters.keys() - own.keys()
+    parser.add_function_arguments(verb, as_group=False, skip=set(left_out))
     return parser
 
 

@@ -1,7 +1,8 @@
 """What a verb may be told, read from its signature: names, types, nested dataclasses.
 
 A verb is a function. Its keyword-only parameters are flags. If it has a positional parameter, that is a dataclass, whose fields are flags
-and keys of a configuration file too; where None will do as well, the dataclass is read only if there is a configuration file.
+and keys of a configuration file too. Where None will do as well, it is read only if there is a configuration file; of several
+dataclasses the one is taken whose keys the file has.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _WORDS: Mapping[Any, str] = {str: "a text", int: "a whole number", float: "a number", Path: "a path"}
 
@@ -20,20 +21,33 @@ class UsageError(ValueError):
     """The command line or the configuration file is wrong; nothing was begun."""
 
 
-def settings(verb: Callable[..., None]) -> tuple[str, type, bool] | None:
-    """Name and dataclass of a verb's positional parameter, and whether it may be None; None if the verb has flags only."""
+class Settings(NamedTuple):
+    """A verb's positional parameter.
+
+    Attributes:
+      name: the parameter's.
+      kinds: the dataclasses that it may be.
+      optional: whether None will do.
+    """
+
+    name: str
+    kinds: tuple[type, ...]
+    optional: bool
+
+
+def settings(verb: Callable[..., None]) -> Settings | None:
+    """A verb's positional parameter; None if it has flags only."""
     for name, parameter in inspect.signature(verb).parameters.items():
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
             kinds = members(typing.get_type_hints(verb)[name])
-            (kind,) = (member for member in kinds if member is not type(None))
-            return name, kind, type(None) in kinds
+            return Settings(name, tuple(kind for kind in kinds if kind is not type(None)), type(None) in kinds)
     return None
 
 
 def options(verb: Callable[..., None]) -> dict[str, Any]:
     """Types of the flags of a verb by name, without those of its dataclass."""
     positional = settings(verb)
-    left_out = {"return", positional[0] if positional else "return"}
+    left_out = {"return", positional.name if positional else "return"}
     return {name: hint for name, hint in typing.get_type_hints(verb).items() if name not in left_out}
 
 

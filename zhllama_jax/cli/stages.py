@@ -1,34 +1,90 @@
 """`zhllama stages`."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
+from zhllama_jax.adapt import config as adapt_config
 from zhllama_jax.cli import terminal
 from zhllama_jax.train import config as train_config
 
+if TYPE_CHECKING:
+    from zhllama_jax.model import config as model_config
+
 
 def run(
+    experiment: train_config.Experiment | adapt_config.Adapt | None,
+    /,
     *,
-    size: str = "7b",
-    vocab_size: int = 49_953,
+    size: str | None = None,
+    vocab_size: int | None = None,
     stage: train_config.Preset = "pretrain_lora",
     lora: Literal["none", "attention", "all"] | None = None,
     rows: Literal["none", "new", "all"] | None = None,
     rank: int = 8,
 ) -> None:
-    """Prints which weights a stage trains, by rule, counted on abstract shapes.
+    """Prints which weights a stage trains, by rule.
+
+    Counts on abstract shapes: the stages of a configuration file for `train` or `adapt`, or one stage described by flags.
 
     Args:
-      size: a named model size: 7b, 13b, 33b, 65b, small, tiny …
-      vocab_size: pieces of the vocabulary; what exceeds 32,000 is the extension.
-      stage: preset: embeddings, pretrain_lora, sft, new_rows or full.
-      lora: kernels that carry adapters; the preset's if left out.
-      rows: vocabulary rows that learn; the preset's if left out.
+      experiment: what `train` or `adapt` is given.
+      size: a named model size: 7b (the default without a file), 13b, 33b, 65b, small, tiny …
+      vocab_size: pieces of the vocabulary, 49,953 by default without a file; what exceeds the base's 32,000 is the extension.
+      stage: embeddings, pretrain_lora, sft, new_rows or full.
+      lora: kernels that carry adapters; the stage's if left out.
+      rows: vocabulary rows that learn; the stage's if left out.
       rank: width of the adapters.
     """
     from zhllama_jax.model import config as model_config
     from zhllama_jax.train import stages
 
-    base = min(vocab_size, model_config.LLAMA_VOCAB_SIZE)
-    config = model_config.named(size, vocab_size=vocab_size, base_vocab_size=base)
-    chosen = train_config.Stage(preset=stage, lora=lora, rows=rows)
-    terminal.result(str(stages.table(chosen, config, train_config.Lora(rank=rank))))
+    if experiment is None:
+        config = _with_vocabulary(model_config.named(size or "7b"), vocab_size or 49_953)
+        chosen = train_config.Stage(preset=stage, lora=lora, rows=rows)
+        terminal.result(str(stages.table(chosen, config, train_config.Lora(rank=rank))))
+        return
+    for number, (name, chosen, shape, config) in enumerate(_of_file(experiment)):
+        if size is not None:
+            config = model_config.named(size, vocab_size=config.vocab_size, base_vocab_size=config.base_rows)
+        if vocab_size is not None:
+            config = _with_vocabulary(config, vocab_size)
+        terminal.result(f"{chr(10) * (number > 0)}{name}: {config.vocab_size:,} rows, {config.num_hidden_layers} layers")
+        terminal.result(str(stages.table(chosen, config, shape)))
+
+
+def _with_vocabulary(config: "model_config.LlamaConfig", vocab_size: int) -> "model_config.LlamaConfig":
+    """The same model with another number of rows: fewer leave no extension."""
+    return config.replace(vocab_size=vocab_size, base_vocab_size=min(config.base_rows, vocab_size))
+
+
+def _of_file(
+    experiment: train_config.Experiment | adapt_config.Adapt,
+) -> Iterator[tuple[str, train_config.Stage, train_config.Lora, "model_config.LlamaConfig"]]:
+    """Name, stage, adapters' shape and model of each training that a file describes."""
+    from zhllama_jax.adapt import places
+    from zhllama_jax.convert import llama_hf
+    from zhllama_jax.model import config as model_config
+    from zhllama_jax.tokenizer import processor
+
+    if isinstance(experiment, train_config.Experiment):
+        model = experiment.model
+        if isinstance(model, str):
+            yield "experiment", experiment.choice, experiment.lora, llama_hf.load_config(model)
+        else:
+            pieces = processor.Tokenizer.load(model.tokenizer).vocab_size
+            yield "experiment", experiment.choice, experiment.lora, model.init.llama(vocab_size=pieces)
+        return
+    base = experiment.base
+    if base.training is not None and base.init is not None:
+        pieces = base.tokenizer.vocab_size if isinstance(base.tokenizer, adapt_config.NewVocabulary) else model_config.LLAMA_VOCAB_SIZE
+        config = base.init.llama(vocab_size=pieces)
+        yield base.training.name, base.training.stage, base.training.lora, config
+    else:
+        config = llama_hf.load_config(places.base_model(experiment))
+    grown = places.resized_model(experiment)
+    if grown.is_dir():
+        config = llama_hf.load_config(grown)
+    else:
+        terminal.say(f"zhllama: note: {grown} does not exist yet, so the base's vocabulary is counted; --vocab_size says another")
+    for training in experiment.trainings:
+        yield training.name, training.stage, training.lora, config
