@@ -53,7 +53,7 @@ def load(model: Path, *, adapters: Sequence[Path] = (), dtype: Dtype = "auto") -
     """
     import jax
 
-    from zhllama_jax.convert import llama_hf
+    from zhllama_jax.convert import fold, llama_hf
     from zhllama_jax.eval import likelihood
     from zhllama_jax.model import llama
     from zhllama_jax.tokenizer import processor
@@ -61,9 +61,10 @@ def load(model: Path, *, adapters: Sequence[Path] = (), dtype: Dtype = "auto") -
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     config = llama_hf.load_config(model)
-    tokenizer = processor.Tokenizer.load(model)
-    likelihood.fits(tokenizer, config)
-    checkpoint = llama_hf.load(model, dtype=dtype)
+    if not adapters:
+        likelihood.fits(processor.Tokenizer.load(model), config)
+    checkpoint, tokenizer = fold.load(model, adapters, dtype=dtype)
+    likelihood.fits(tokenizer, checkpoint.config)
     for note in checkpoint.notes:
         terminal.say(f"zhllama: note: {note}")
     return Ready(

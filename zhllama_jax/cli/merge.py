@@ -1,0 +1,37 @@
+"""`zhllama merge`."""
+
+from pathlib import Path
+from typing import Literal
+
+from zhllama_jax.cli import terminal
+
+
+def run(
+    *,
+    model: Path,
+    adapter: list[Path],
+    output: Path,
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    force: bool = False,
+    shard_mib: int = 4096,
+    overwrite: bool = False,
+) -> None:
+    """Folds adapters into a model, in order, accumulating in float32, one tensor at a time.
+
+    Args:
+      model: Hugging Face directory of the base.
+      adapter: adapter directories, in the order in which they were trained.
+      output: directory to write.
+      dtype: of the stored weights; the base's if left out.
+      force: fold although base or order are not those of the training.
+      shard_mib: a file of weights is closed before it would exceed so many MiB.
+      overwrite: replace an existing output, at once when the new one is complete.
+    """
+    from zhllama_jax.convert import fold
+
+    if shard_mib < 1:
+        raise ValueError(f"shard_mib must be at least 1, got {shard_mib}")
+    merged = fold.merge(model, adapter, output, dtype=dtype, force=force, shard_bytes=shard_mib << 20, overwrite=overwrite)
+    for note in merged.notes:
+        terminal.say(f"zhllama: note: {note}")
+    terminal.result(f"{output}: {len(adapter)} adapters folded into {model}, fingerprint {merged.manifest['fingerprint'][:16]}")
