@@ -58,6 +58,19 @@ def test_kernels_are_transposed_and_layers_unstacked() -> None:
     assert np.all(params["layers"]["input_layernorm"]["weight"][0] == 3.0)
 
 
+def test_find_inverts_tensors() -> None:
+    for tensor in names.tensors(EXTENDED):
+        assert names.find(tensor.name) == (tensor.path, tensor.layer, tensor.form)
+    for stranger in (
+        "model.layers.01.mlp.up_proj.weight",
+        "model.layers.x.mlp.up_proj.weight",
+        "model.norm.bias",
+        "layers.0.mlp.up_proj.weight",
+    ):
+        assert names.find(stranger) is None
+    assert (names.matrix("embed_tokens"), names.matrix("lm_head")) == ("model.embed_tokens.weight", "lm_head.weight")
+
+
 def test_check_lists_everything_that_is_wrong() -> None:
     shapes = dict(SHAPES)
     del shapes["model.norm.weight"]

@@ -84,7 +84,7 @@ def test_ids_of_real_tokenizers_are_equal(shared_data: Path) -> None:
     assert differences(base, strings) == []
     assert differences(extend(base, added, lambda number: -40_000.0 - number), strings) == []
     tied = extend(base, added, lambda number: 0.0)
-    assert tokenizer_hf.tied_pieces(tied) > 17_900
+    assert tokenizer_hf.tied_pieces(tied) > 11_000
     assert 0 < len(differences(tied, strings)) < 0.15 * len(strings)
 
 

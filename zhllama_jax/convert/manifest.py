@@ -46,7 +46,7 @@ def write(directory: str | Path, *, kind: Kind, written: safetensors_io.Written,
     contents = {
         "format": f"zhllama {kind}",
         "version": VERSION,
-        "fingerprint": _fingerprint(written.tensors, facts),
+        "fingerprint": fingerprint_of(written.tensors, facts),
         **facts,
         "files": dict(sorted(listed.items())),
         "tensors": written.tensors,
@@ -132,12 +132,12 @@ def verify(directory: str | Path, kind: Kind = "model") -> list[str]:
             problems.append(f"{name} has {path.stat().st_size:,} bytes, the manifest says {entry['bytes']:,}")
         elif files.sha256(path) != entry["sha256"]:
             problems.append(f"{name} has other contents than the manifest says{_which_tensors(path, contents['tensors'])}")
-    if _fingerprint(contents["tensors"], contents) != contents["fingerprint"]:
+    if fingerprint_of(contents["tensors"], contents) != contents["fingerprint"]:
         problems.append("the manifest's own digests do not add up to its fingerprint")
     return list(dict.fromkeys(problems))
 
 
-def _fingerprint(tensors: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+def fingerprint_of(tensors: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     """A model is its tensors; an adapter is its tensors and the scales of their products."""
     scales = [json.dumps(facts["scales"], sort_keys=True)] if "scales" in facts else []
     return digest(tensors, *scales)

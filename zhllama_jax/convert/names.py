@@ -95,6 +95,24 @@ def tensors(config: config_lib.LlamaConfig) -> list[Tensor]:
     return sorted(result.values(), key=lambda tensor: (_section(tensor), tensor.layer or 0))
 
 
+def find(name: str) -> tuple[str, int | None, Form] | None:
+    """(our path, layer, form) of a Hugging Face name, whatever the model's size; None for a name that the table does not know.
+
+    The path of rows is the folder of the two blocks.
+    """
+    layers = re.match(r"model\.layers\.(0|[1-9]\d{0,4})\.", name)
+    template = name if layers is None else f"model.layers.{{layer}}.{name[layers.end() :]}"
+    for path, (known, form) in RULES:
+        if known == template:
+            return path.removesuffix("/(base|extension)"), None if layers is None else int(layers[1]), form
+    return None
+
+
+def matrix(name: str) -> str:
+    """Hugging Face's name of a vocabulary matrix, "embed_tokens" or "lm_head"."""
+    return next(known.hf for path, known in RULES if path.startswith(f"params/{name}/"))
+
+
 def export(config: config_lib.LlamaConfig, params: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     """The model's tensors under Hugging Face's names and in its shapes, one at a time, in the order of `tensors`."""
     leaves = tree.flatten({"params": params})

@@ -164,9 +164,13 @@ def to_json(tokenizer: processor.Tokenizer) -> dict[str, Any]:
 
 
 def tied_pieces(tokenizer: processor.Tokenizer) -> int:
-    """How many pieces that merges build share their score: where this is not 0, transformers may order merges differently."""
+    """How many pieces share their score: where this is not 0, transformers may order merges differently.
+
+    Single characters are not merged, and runs of blanks (LLaMA's 15 have one score) come out the same in any order.
+    """
     pieces = _normal(proto.parse(tokenizer.serialized), tokenizer)
-    return sum(count for count in collections.Counter(score for _, score, text in pieces if len(text) > 1).values() if count > 1)
+    scores = collections.Counter(score for _, score, text in pieces if len(text) > 1 and text.strip(proto.SPACE))
+    return sum(count for count in scores.values() if count > 1)
 
 
 def _normal(model: Any, tokenizer: processor.Tokenizer) -> list[tuple[int, float, str]]:

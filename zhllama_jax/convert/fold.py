@@ -1,0 +1,263 @@
+"""Base + adapters -> one model: checked, accumulated in float32, rounded once.
+
+`merge` streams from directory to directory and holds one tensor at a time; `load` does the same in memory. Rows of the vocabulary are
+taken from the last adapter that has them; products of LoRA factors add. Which base an adapter belongs to, and what must be folded
+before it, is checked by digest; `force` turns what does not match into notes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zhllama_jax import files, tree
+from zhllama_jax.convert import llama_hf, manifest, names, peft, safetensors_io, tokenizer_hf
+from zhllama_jax.lora import merge as lora_merge
+from zhllama_jax.model import config as config_lib
+from zhllama_jax.tokenizer import processor
+
+
+class Merged(NamedTuple):
+    """What a merge wrote: the manifest of the new directory, and notes for the user."""
+
+    manifest: dict[str, Any]
+    notes: list[str]
+
+
+class Loaded(NamedTuple):
+    """A model with adapters folded in: its weights in memory, and its tokenizer."""
+
+    checkpoint: llama_hf.Checkpoint
+    tokenizer: processor.Tokenizer
+
+
+def merge(
+    model: str | Path,
+    adapters: Sequence[str | Path],
+    output: str | Path,
+    *,
+    dtype: str | None = None,
+    force: bool = False,
+    shard_bytes: int = safetensors_io.SHARD_BYTES,
+    overwrite: bool = False,
+) -> Merged:
+    """Folds adapters into a model directory and writes the result as one.
+
+    Args:
+      model: the base model's directory.
+      adapters: adapter directories, in the order in which they were trained.
+      output: does not exist yet, unless `overwrite`.
+      dtype: "float32", "float16" or "bfloat16"; None keeps the base's.
+      force: fold although fingerprints or order do not match.
+      shard_bytes: a file of weights is closed before it would exceed this.
+      overwrite: replace an existing directory.
+
+    Raises:
+      FileNotFoundError, ValueError: see `llama_hf.load`, `peft.load` and `check`.
+    """
+    model = Path(model)
+    config = llama_hf.load_config(model)
+    contents = manifest.read(model, "model")
+    loaded = [peft.load(directory) for directory in adapters]
+    notes = [note for adapter in loaded for note in adapter.notes]
+    fingerprint = manifest.fingerprint(model) if any(adapter.base_fingerprint for adapter in loaded) or contents else None
+    notes += check(config, loaded, fingerprint=fingerprint, base=model, force=force)
+    prompt = _prompt(manifest.prompt(contents), loaded)
+    history = _history(contents["history"] if contents else [], loaded, base=model, fingerprint=fingerprint)
+    generation = model / llama_hf.GENERATION
+    with llama_hf.open_weights(model, config) as reader:
+        dtype = dtype or _stored_dtype(reader, model)
+        written = llama_hf.write(
+            output,
+            _stream(reader, config, loaded, dtype=llama_hf.parse_dtype(dtype), fingerprint=fingerprint, where=model),
+            config=config,
+            tokenizer=_tokenizer(model, loaded),
+            dtype=dtype,
+            prompt=prompt,
+            generation=files.read_json(generation) if generation.is_file() else llama_hf.PAPER_GENERATION,
+            history=history,
+            shard_bytes=shard_bytes,
+            overwrite=overwrite,
+        )
+        return Merged(written, notes + reader.notes)
+
+
+def load(model: str | Path, adapters: Sequence[str | Path] = (), *, dtype: str | None = None, force: bool = False) -> Loaded:
+    """A model with adapters folded in, in memory: the weights that `merge` would write, and the tokenizer.
+
+    Args:
+      model: the base model's directory.
+      adapters: adapter directories, in the order in which they were trained.
+      dtype: of all weights; None keeps the base's.
+      force: fold although fingerprints or order do not match.
+
+    Raises:
+      FileNotFoundError, ValueError: see `llama_hf.load`, `peft.load` and `check`.
+    """
+    model = Path(model)
+    if not adapters:
+        return Loaded(llama_hf.load(model, dtype=dtype), processor.Tokenizer.load(model))
+    checkpoint = llama_hf.load(model)
+    loaded = [peft.load(directory) for directory in adapters]
+    fingerprint = manifest.fingerprint(model) if any(adapter.base_fingerprint for adapter in loaded) else None
+    notes = [note for adapter in loaded for note in adapter.notes]
+    notes += check(checkpoint.config, loaded, fingerprint=fingerprint, base=model, force=force)
+    stored = tree.flatten(checkpoint.params)
+    params = checkpoint.params
+    for adapter in loaded:
+        params = peft.place_rows(checkpoint.config, params, adapter)
+    leaves = tree.flatten(params)
+    for path, leaf in leaves.items():
+        target = llama_hf.parse_dtype(dtype) if dtype else stored[path].dtype
+        factors = _factors(loaded, path.removesuffix("/kernel"))
+        if factors:
+            leaf_LIO = np.empty(leaf.shape, target)
+            for layer in range(len(leaf)):
+                leaf_LIO[layer] = llama_hf.cast(path, _folded(leaf[layer], factors, layer), target)
+            leaf = leaf_LIO
+        leaves[path] = llama_hf.cast(path, leaf, target)
+    checkpoint = checkpoint._replace(
+        params=tree.unflatten(leaves),
+        prompt=_prompt(checkpoint.prompt, loaded),
+        history=_history(checkpoint.history, loaded, base=model, fingerprint=fingerprint),
+        notes=checkpoint.notes + notes,
+    )
+    return Loaded(checkpoint, _tokenizer(model, loaded))
+
+
+def check(
+    config: config_lib.LlamaConfig, adapters: Sequence[peft.Adapter], *, fingerprint: str | None, base: str | Path, force: bool = False
+) -> list[str]:
+    """Holds adapters against their base and against each other.
+
+    Args:
+      config: the base's shape.
+      adapters: in the order in which they are to be folded.
+      fingerprint: the base's; None where no adapter asks for one.
+      base: the base's directory, for messages.
+      force: turn wrong fingerprints and orders into notes.
+
+    Returns:
+      Notes for the user.
+
+    Raises:
+      ValueError: an adapter does not fit the model's shape (also with `force`), belongs to another base, or others must come before it.
+    """
+    doubts: list[str] = []
+    notes: list[str] = []
+    for number, adapter in enumerate(adapters):
+        peft.check_fits(adapter, config)
+        before = [other.digest for other in adapters[:number]]
+        if adapter.digest in before:
+            doubts.append(f"{adapter.directory} is given twice")
+        if not _same_tokenizer(base, adapter):
+            (notes if adapter.tokenizer_sha256 is None else doubts).append(f"{adapter.directory} has another tokenizer than {base}")
+        if adapter.base_fingerprint is None:
+            notes.append(f"{adapter.directory} does not say which base it belongs to")
+            notes += [
+                f"{adapter.directory} has {len(some.ids):,} rows of {name}, the model {config.vocab_size:,}: the others stay the base's"
+                for name, some in adapter.rows.items()
+                if len(some.ids) < config.vocab_size
+            ]
+            continue
+        if adapter.base_fingerprint != fingerprint:
+            other, this = adapter.base_fingerprint[:12], str(fingerprint)[:12]
+            doubts.append(f"{adapter.directory} was trained on another model ({other}) than {base} ({this})")
+        if adapter.requires != before:
+            doubts.append(f"{adapter.directory} was trained on top of {_brief(adapter.requires)}, given before it: {_brief(before)}")
+    if doubts and not force:
+        raise ValueError(f"{'; '.join(doubts)}. Give the base and all adapters in the order of training, or force it")
+    return notes + doubts
+
+
+def _same_tokenizer(base: str | Path, adapter: peft.Adapter) -> bool:
+    """Whether base and adapter have the same `tokenizer.model`, as far as they have one."""
+    digests = {files.sha256(path) for path in (Path(base) / tokenizer_hf.MODEL, adapter.directory / tokenizer_hf.MODEL) if path.is_file()}
+    return len(digests) < 2
+
+
+def _stream(
+    reader: safetensors_io.Reader,
+    config: config_lib.LlamaConfig,
+    adapters: Sequence[peft.Adapter],
+    *,
+    dtype: np.dtype,
+    fingerprint: str | None,
+    where: Path,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The folded tensors, one at a time; fails at the end if what was read is not the base of that fingerprint."""
+    described = {}
+    for tensor in names.tensors(config):
+        value = reader.read(tensor.name)
+        described[tensor.name] = safetensors_io.describe(value)
+        path = tensor.path.removeprefix("params/").removesuffix("/kernel")
+        if tensor.form == "kernel" and (factors := _factors(adapters, path)):
+            assert tensor.layer is not None, "kernels are stacked"
+            value = _folded(value.T, factors, tensor.layer).T
+        value = llama_hf.cast(tensor.name, value, dtype)
+        if tensor.form == "rows":
+            value = _with_rows(value, path, adapters)
+        yield tensor.name, value
+    if fingerprint is not None:
+        left = [name for name in reader.entries if name not in described and not names.IGNORED.fullmatch(name)]
+        described |= {name: safetensors_io.describe(reader.read(name)) for name in left}
+        if manifest.digest(described) != fingerprint:
+            raise ValueError(f"{where}: the weights are not those that {manifest.FILE} records; `zhllama verify` says which differ")
+
+
+def _with_rows(value_VD: np.ndarray, matrix: str, adapters: Sequence[peft.Adapter]) -> np.ndarray:
+    for adapter in adapters:
+        if matrix in adapter.rows:
+            some = adapter.rows[matrix]
+            value_VD = value_VD if value_VD.flags.writeable else value_VD.copy()
+            value_VD[some.ids] = llama_hf.cast(matrix, some.values_ND, value_VD.dtype)
+    return value_VD
+
+
+def _factors(adapters: Sequence[peft.Adapter], path: str) -> list[Mapping[str, np.ndarray]]:
+    """The adapters' factors of one module, `layers/self_attn/q_proj`."""
+    found: list[Mapping[str, np.ndarray]] = []
+    for adapter in adapters:
+        leaves = tree.flatten(adapter.lora)
+        if f"{path}/a" in leaves:
+            found.append({name: leaves[f"{path}/{name}"] for name in ("a", "b", "scale")})
+    return found
+
+
+def _folded(kernel_IO: np.ndarray, factors: Sequence[Mapping[str, np.ndarray]], layer: int) -> np.ndarray:
+    """One layer's kernel with all products added, float32."""
+    kernel = {"kernel": kernel_IO.astype(np.float32)[None]}
+    loras = [{name: leaf[layer : layer + 1] for name, leaf in factor.items()} for factor in factors]
+    folded = lora_merge.fold({"module": kernel}, *({"module": lora} for lora in loras))
+    return np.asarray(folded["module"]["kernel"])[0]
+
+
+def _prompt(base: manifest.Prompt | None, adapters: Sequence[peft.Adapter]) -> manifest.Prompt | None:
+    """The last prompt that anybody was trained with."""
+    return next((adapter.prompt for adapter in reversed(adapters) if adapter.prompt), base)
+
+
+def _tokenizer(model: Path, adapters: Sequence[peft.Adapter]) -> processor.Tokenizer:
+    """The last adapter's tokenizer, or the base's."""
+    directories = [adapter.directory for adapter in reversed(adapters) if (adapter.directory / tokenizer_hf.MODEL).is_file()]
+    return processor.Tokenizer.load(directories[0] if directories else model)
+
+
+def _history(
+    former: Sequence[Mapping[str, Any]], adapters: Sequence[peft.Adapter], *, base: Path, fingerprint: str | None
+) -> list[dict[str, Any]]:
+    steps = [dict(step) for step in former] + [dict(step) for adapter in adapters for step in adapter.history]
+    folded = [{"name": adapter.directory.name, "digest": adapter.digest} for adapter in adapters]
+    return [*steps, {"step": "merge", "base": base.name, "base_fingerprint": fingerprint, "adapters": folded}]
+
+
+def _stored_dtype(reader: safetensors_io.Reader, where: Path) -> str:
+    found = {entry.dtype for name, entry in reader.entries.items() if not names.IGNORED.fullmatch(name)}
+    if len(found) > 1:
+        raise ValueError(f"{where}: the weights are stored as {', '.join(sorted(found))}: say in which dtype to store the result")
+    return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[found.pop()]
+
+
+def _brief(digests: Sequence[str]) -> str:
+    return ", ".join(digest[:12] for digest in digests) or "none"

@@ -1,0 +1,215 @@
+"""PEFT's `adapter_config.json` in and out.
+
+As for a model's configuration, every key is used, known to leave the numbers alone, held to the one value under which it does, or
+reported. What we write are PEFT's own neutral keys only.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zhllama_jax import files
+from zhllama_jax.lora import config as lora_config_lib
+from zhllama_jax.model import config as config_lib
+
+MAX_BYTES = 16 << 20  # trainable_token_indices lists every row
+_MAX_RANK = 8_192
+
+# Keys that would change the numbers, with the values under which they do not.
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "task_type": (None, "CAUSAL_LM"),
+    "bias": (None, "none"),
+    "fan_in_fan_out": (None, False),
+    "use_dora": (None, False),
+    "lora_bias": (None, False),
+    "use_qalora": (None, False),
+    "use_bdlora": (None, False),
+    "layers_to_transform": (None, []),
+    "layers_pattern": (None, []),
+    "layer_replication": (None,),
+    "target_parameters": (None, []),
+    "alora_invocation_tokens": (None,),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "velora_config": (None,),
+    "monteclora_config": (None,),
+    "enable_lora": (None,),
+    # Other starts (pissa, olora, corda, loftq …) change the base's weights, so the factors do not belong to the base as it is.
+    "init_lora_weights": (None, True, False, "gaussian", "eva"),
+}
+# fmt: off
+_NEUTRAL = frozenset((
+    "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "inference_mode",
+    "loftq_config", "lora_ga_config", "megatron_config", "megatron_core", "merge_weights", "modules_to_save", "peft_version",
+    "qalora_group_size", "revision", "runtime_config", "target_modules",
+))
+# fmt: on
+_USED = ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "trainable_token_indices")
+_PLAIN_PATTERN = re.compile(r"\^?[A-Za-z0-9_]+(\\?\.[A-Za-z0-9_]+)*\$?")
+
+
+class Settings(NamedTuple):
+    """What of an adapter's configuration decides numbers.
+
+    Attributes:
+      rank, alpha, dropout, rslora: of the factors.
+      rank_pattern, alpha_pattern: exceptions, by the end of a module's name.
+      indices: rows by matrix ("embed_tokens", "lm_head") where not all were trained.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    rslora: bool
+    rank_pattern: dict[str, int]
+    alpha_pattern: dict[str, float]
+    indices: dict[str, list[int]]
+
+    def rank_and_scale(self, module: str) -> tuple[int, float]:
+        """(rank, scale) of one module, `model.layers.0.self_attn.q_proj`."""
+        rank = _lookup(self.rank_pattern, module, self.rank)
+        alpha = _lookup(self.alpha_pattern, module, self.alpha)
+        return rank, alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    def lora_config(self, targets: tuple[str, ...]) -> lora_config_lib.LoraConfig:
+        """The configuration of a new adapter like this one, exceptions left out."""
+        return lora_config_lib.LoraConfig(self.rank, self.alpha, self.dropout, targets, self.rslora)
+
+
+def read(path: str | Path) -> tuple[Settings, list[str]]:
+    """The settings in an `adapter_config.json`, and notes about unknown keys.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a key that changes the numbers and is not supported, or a malformed value; all of them are listed.
+    """
+    raw = files.read_json(path, what="an adapter_config.json", max_bytes=MAX_BYTES)
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} is not an adapter_config.json: it holds no object")
+    problems = [
+        f"{key} = {_brief(raw.get(key))} is not supported (allowed: {', '.join(map(repr, allowed))})"
+        for key, allowed in _ONLY.items()
+        if (key in raw or key == "peft_type") and not any(type(raw.get(key)) is type(value) and raw[key] == value for value in allowed)
+    ]
+    rank, alpha = raw.get("r", 8), raw.get("lora_alpha", 8)
+    dropout, rslora = raw.get("lora_dropout") or 0.0, raw.get("use_rslora") or False
+    if not _is_rank(rank):
+        problems.append(f"r must be a whole number from 1 to {_MAX_RANK}, got {_brief(rank)}")
+    if not _is_real(alpha):
+        problems.append(f"lora_alpha must be a number above 0, got {_brief(alpha)}")
+    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        problems.append(f"lora_dropout must lie in [0, 1), got {_brief(dropout)}")
+    if type(rslora) is not bool:
+        problems.append(f"use_rslora must be true or false, got {_brief(rslora)}")
+    ranks = _pattern(raw, "rank_pattern", _is_rank, problems)
+    alphas = _pattern(raw, "alpha_pattern", _is_real, problems)
+    indices = _indices(raw, problems)
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems)}")
+    unknown = sorted(raw.keys() - _ONLY.keys() - _NEUTRAL - set(_USED))
+    notes = [f"{path}: unknown keys are ignored: {', '.join(key[:40] for key in unknown[:20])}"] if unknown else []
+    return Settings(rank, float(alpha), float(dropout), rslora, ranks, alphas, indices), notes
+
+
+def to_json(
+    config: config_lib.LlamaConfig,
+    *,
+    lora_config: lora_config_lib.LoraConfig | None,
+    ranks: Mapping[str, int],
+    scales: Mapping[str, Sequence[float]],
+    rows: Mapping[str, np.ndarray],
+    base: str,
+) -> dict[str, Any]:
+    """The `adapter_config.json` of an adapter.
+
+    Args:
+      config: the base model's shape.
+      lora_config: of the factors, None for none.
+      ranks: rank by path of the module, `layers/self_attn/q_proj`.
+      scales: scale in each layer, by path with `/scale`.
+      rows: ids of the trained rows by matrix.
+      base: the base's directory or name.
+    """
+    shape = lora_config or lora_config_lib.LoraConfig(rank=8, alpha=8.0, dropout=0.0)
+    all_rows = [name for name, ids in rows.items() if len(ids) == config.vocab_size]
+    some_rows = {name: ids.tolist() for name, ids in rows.items() if len(ids) < config.vocab_size}
+    contents: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": shape.rank,
+        "lora_alpha": _tidy(shape.alpha),
+        "lora_dropout": shape.dropout,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": [path.rsplit("/", 1)[-1] for path in ranks],
+        "modules_to_save": all_rows or None,
+    }
+    if shape.rslora:
+        contents["use_rslora"] = True
+    if config.tie_word_embeddings and all_rows:
+        contents["ensure_weight_tying"] = True
+    if some_rows:
+        contents["trainable_token_indices"] = some_rows
+    rank_pattern = {path.rsplit("/", 1)[-1]: rank for path, rank in ranks.items() if rank != shape.rank}
+    alpha_pattern: dict[str, float] = {}
+    for path, rank in ranks.items():
+        root = math.sqrt(rank) if shape.rslora else rank
+        expected = np.float32(shape.alpha / root)
+        found = [np.float32(scale) for scale in scales[f"{path}/scale"]]
+        module = path.rsplit("/", 1)[-1]
+        if len(set(found)) == 1 and found[0] != expected:
+            alpha_pattern[module] = _tidy(float(found[0]) * root)
+        elif len(set(found)) > 1:
+            where = path.removeprefix("layers/").replace("/", ".")
+            alpha_pattern |= {f"layers.{layer}.{where}": _tidy(float(scale) * root) for layer, scale in enumerate(found)}
+    contents |= {"rank_pattern": rank_pattern} if rank_pattern else {}
+    contents |= {"alpha_pattern": alpha_pattern} if alpha_pattern else {}
+    return contents
+
+
+def _pattern(raw: Mapping[str, Any], key: str, is_valid: Any, problems: list[str]) -> dict[str, Any]:
+    """A table of exceptions whose keys are plain ends of module names; regular expressions from a file are not run."""
+    table = raw.get(key) or {}
+    if not isinstance(table, dict) or not all(_PLAIN_PATTERN.fullmatch(name) and is_valid(value) for name, value in table.items()):
+        problems.append(f"{key} must map ends of module names to numbers above 0, got {_brief(table)}")
+        return {}
+    return {name.strip("^$").replace("\\", ""): value for name, value in table.items()}
+
+
+def _indices(raw: Mapping[str, Any], problems: list[str]) -> dict[str, list[int]]:
+    value = raw.get("trainable_token_indices")
+    table = {"embed_tokens": value} if isinstance(value, list) else value or {}
+    known = isinstance(table, dict) and all(name.removeprefix("model.") in ("embed_tokens", "lm_head") for name in table)
+    if not known or not all(isinstance(ids, list) and ids and all(type(id_) is int and id_ >= 0 for id_ in ids) for ids in table.values()):
+        problems.append(f"trainable_token_indices must list rows of embed_tokens or lm_head, got {_brief(value)}")
+        return {}
+    return {name.removeprefix("model."): ids for name, ids in table.items()}
+
+
+def _lookup(table: Mapping[str, Any], module: str, default: Any) -> Any:
+    """PEFT's rule: the first key that is the module's name or ends it after a dot."""
+    return next((value for key, value in table.items() if f".{module}".endswith(f".{key}")), default)
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= _MAX_RANK
+
+
+def _is_real(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < 1e9
+
+
+def _tidy(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else value
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
