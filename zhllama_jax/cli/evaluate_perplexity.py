@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zhllama_jax.cli import ready, terminal
+from zhllama_jax.cli import ready, terminal, texts
 from zhllama_jax.data import config as data_config
 
 
@@ -31,7 +31,7 @@ def run(
       documents: what a document of a .txt file is: blank_line, line or file.
       length: window in tokens; the model's context by default.
       batch_size: windows scored together.
-      max_documents: documents scored of each file, from its start; all by default.
+      max_documents: documents scored of each text, from its start; all by default.
       output: JSON file for the figures.
       dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
     """
@@ -41,14 +41,14 @@ def run(
     from zhllama_jax.data import documents as documents_lib
     from zhllama_jax.eval import likelihood
 
-    named = [_split(entry) for entry in text]
-    for _, path in named:
-        documents_lib.expand([path])
+    named = texts.named(text)
+    for paths in named.values():
+        documents_lib.expand(paths)
     loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
     figures = {}
     rows = [("text", "documents", "tokens", "characters", "bits/token", "bits/byte", "bits/character", "perplexity")]
-    for name, path in named:
-        read = documents_lib.read([path], field=field, documents=documents)
+    for name, paths in named.items():
+        read = documents_lib.read(paths, field=field, documents=documents)
         score = likelihood.score(
             loaded.config,
             loaded.weights,
@@ -65,9 +65,3 @@ def run(
     terminal.result(terminal.table(rows))
     if output:
         files.write_json(output, {"model": str(model), "texts": figures})
-
-
-def _split(entry: str) -> tuple[str, str]:
-    """(name, path) of NAME=FILE or FILE."""
-    name, equals, path = entry.partition("=")
-    return (name, path) if equals and path and "/" not in name else (Path(entry).stem, entry)

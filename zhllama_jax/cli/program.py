@@ -13,8 +13,10 @@ from typing import Any, TextIO
 
 import zhllama_jax
 from zhllama_jax.cli import (
+    adapt,
     chat,
     convert,
+    demo,
     evaluate_perplexity,
     flags,
     generate,
@@ -24,13 +26,19 @@ from zhllama_jax.cli import (
     stages,
     terminal,
     tokenizer_merge,
+    tokenizer_report,
     tokenizer_train,
+    train,
 )
 
 VERBS: Mapping[str, Callable[..., None]] = {
+    "demo": demo.run,
+    "adapt": adapt.run,
     "tokenizer train": tokenizer_train.run,
     "tokenizer merge": tokenizer_merge.run,
+    "tokenizer report": tokenizer_report.run,
     "resize": resize.run,
+    "train": train.run,
     "merge": merge.run,
     "generate": generate.run,
     "chat": chat.run,

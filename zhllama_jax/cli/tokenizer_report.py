@@ -1,0 +1,60 @@
+"""`zhllama tokenizer report`."""
+
+from pathlib import Path
+
+from zhllama_jax.cli import terminal, texts
+
+
+def run(
+    *,
+    base: Path,
+    merged: Path,
+    text: list[str],
+    output: Path | None = None,
+    size: str = "7b",
+    model: Path | None = None,
+    training_tokens: int | None = None,
+    script: str = "han",
+    field: str = "text",
+) -> None:
+    """Shows what a merged vocabulary buys: tokens, reach, unchanged lines, cost and break-even, by text.
+
+    Args:
+      base: the tokenizer before: a .model file, or a model directory.
+      merged: the tokenizer after.
+      text: .txt or .jsonl files, each as FILE or NAME=FILE.
+      output: folder for report.json, report.md and compression.png.
+      size: named size of the model whose costs are counted.
+      model: directory of that model, instead of a size.
+      training_tokens: tokens that the new rows are trained on; 20 for each new parameter by default.
+      script: lines without a character of this script should be encoded as before.
+      field: the key of the text in .jsonl rows.
+    """
+    from zhllama_jax import files
+    from zhllama_jax.convert import llama_hf
+    from zhllama_jax.model import config as model_config
+    from zhllama_jax.tokenizer import analyse, draw, processor
+
+    config = llama_hf.load_config(model) if model else model_config.named(size)
+    shape = analyse.Shape(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_hidden_layers,
+        key_value_size=config.num_kv_heads * config.head_width,
+        tie_word_embeddings=config.tie_word_embeddings,
+    )
+    report = analyse.report(
+        processor.Tokenizer.load(base),
+        processor.Tokenizer.load(merged),
+        list(texts.named(text).items()),
+        script=script,
+        shape=shape,
+        training_tokens=training_tokens,
+        field=field,
+    )
+    page = analyse.markdown(report)
+    if output is not None:
+        files.write_json(output / "report.json", report)
+        files.atomic_write(output / "report.md", page)
+        draw.picture(report, output / "compression.png")
+    terminal.result(page, end="")
