@@ -1,11 +1,14 @@
 """The house rules that a machine can hold: layers, JAX-free modules, lengths, docstrings, names, mirrored tests."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from zhllama_jax.cli import flags, program
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "zhllama_jax"
@@ -16,7 +19,6 @@ LAYERS = {
     "arrays": 0,
     "tree": 0,
     "files": 0,
-    "lines": 0,
     "lines": 0,
     "tokenizer": 1,
     "model": 1,
@@ -152,8 +154,8 @@ def is_jax_free(name: str) -> bool:
     return unit(name) in JAX_FREE_PACKAGES or name in JAX_FREE_MODULES or name.rpartition(".")[2] == "config"
 
 
-def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=300, check=False)
+def run_python(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=REPOSITORY, timeout=300, check=False)
 
 
 def test_modules_that_promise_it_import_without_jax() -> None:
@@ -170,7 +172,7 @@ for name in {names!r}:
         traceback.print_exc(limit=-2)
         print("FAILED", name)
 """
-    result = run_python(code)
+    result = run_python("-c", code)
     assert result.returncode == 0, result.stderr
     assert "FAILED" not in result.stdout, result.stdout + result.stderr
 
@@ -257,6 +259,33 @@ def test_each_module_has_its_test_file() -> None:
             missing.append(f"{where} has a test file now: take it off TESTED_ELSEWHERE")
     gone = [name for name in TESTED_ELSEWHERE if not (PACKAGE / name).exists()]
     assert not missing and not gone, "\n".join(missing + [f"{name} is gone: take it off TESTED_ELSEWHERE" for name in gone])
+
+
+CORE = ("model", "lora", "quant", "shard", "decode", "train.stages", "train.optimizer", "train.loss", "train.state", "train.step")
+"""What must run with nothing but jax, flax, optax and numpy: the part of the package that another project might take out."""
+
+
+def is_core(name: str) -> bool:
+    return any(name == core or name.startswith(f"{core}.") for core in CORE)
+
+
+def test_the_core_needs_only_jax_flax_optax_and_numpy() -> None:
+    """Blocks everything else that is installed, imports the core and runs a step."""
+    names = [f"zhllama_jax.{dotted(path)}" for path in modules() if is_core(dotted(path))]
+    result = run_python(str(TESTS / "reference" / "core_step.py"), *names)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "a step was run" in result.stdout
+
+
+def test_every_configuration_loads_through_its_verb() -> None:
+    """The header comment of a configuration says the command; its verb's parser takes the file."""
+    for path in sorted((REPOSITORY / "configs").glob("*.yaml")):
+        where = f"configs/{path.name}"
+        header = [line for line in path.read_text(encoding="utf-8").split("\n") if line.startswith("#")]
+        command = re.search(rf"zhllama ((?:\w+ )+)--config {re.escape(where)}", "\n".join(header))
+        assert command, f"{where}: the header comment must say the command, zhllama VERB --config {where}"
+        verb = command[1].strip()
+        flags.parse(verb, program.VERBS[verb], ["--config", str(path)])
 
 
 def test_the_harness_is_strict() -> None:
