@@ -1,0 +1,247 @@
+"""Folding: streamed equals in memory equals the library's rule, bit for bit; bases and orders are checked by digest."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from zhllama_jax import tree
+from zhllama_jax.convert import fold, llama_hf, manifest, peft, safetensors_io
+from zhllama_jax.lora import config as lora_config_lib
+from zhllama_jax.lora import merge
+from zhllama_jax.model import config as config_lib
+from zhllama_jax.tokenizer import processor
+
+ATTENTION = lora_config_lib.LoraConfig(rank=3, alpha=8.0, targets=lora_config_lib.ATTENTION)
+ALL = lora_config_lib.LoraConfig(rank=2, alpha=4.0)
+
+
+class World(NamedTuple):
+    """A base and three adapters trained on top of each other: rows; attention and new rows; all seven targets."""
+
+    base: Path
+    params: Any
+    adapters: list[Path]
+    loras: list[Any]
+    rows: list[Any]
+
+
+def draw(params: Any, lora_config: lora_config_lib.LoraConfig | None, blocks: tuple[str, ...], seed: int) -> tuple[Any, Any]:
+    """Random factors and rows that fit `params`."""
+    rng = np.random.default_rng(seed)
+    lora: dict[str, Any] = {}
+    for path, leaf in tree.flatten(params).items():
+        module = path.removesuffix("/kernel")
+        if lora_config and path.endswith("/kernel") and module.rsplit("/", 1)[-1] in lora_config.targets:
+            layers, fan_in, fan_out = leaf.shape
+            lora[f"{module}/a"] = rng.normal(size=(layers, fan_in, lora_config.rank)).astype(np.float32)
+            lora[f"{module}/b"] = 0.1 * rng.normal(size=(layers, lora_config.rank, fan_out)).astype(np.float32)
+            lora[f"{module}/scale"] = np.full(layers, lora_config.scale, np.float32)
+    rows = {
+        name: {
+            block: np.where(np.any(params[name][block], 1, keepdims=True), rng.normal(size=params[name][block].shape), 0)
+            for block in blocks
+        }
+        for name in ("embed_tokens", "lm_head")
+        if blocks
+    }
+    return tree.unflatten(lora), jax.tree.map(lambda leaf: leaf.astype(np.float32), rows)
+
+
+@pytest.fixture(scope="session", params=["float32", "bfloat16"])
+def world(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    config: config_lib.LlamaConfig,
+    make_params: Callable[..., Any],
+    tokenizer: processor.Tokenizer,
+) -> World:
+    """The world in two dtypes of the base."""
+    folder = tmp_path_factory.mktemp("fold")
+    params = make_params(config, dtype={"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[request.param])
+    prompt = manifest.Prompt("alpaca")
+    llama_hf.save(folder / "base", config=config, params=params, tokenizer=tokenizer, history=[{"step": "resize"}], shard_bytes=30_000)
+    fingerprint = manifest.fingerprint(folder / "base")
+    world = World(folder / "base", params, [], [], [])
+    stages: list[tuple[Any, tuple[str, ...], Any]] = [
+        (None, ("base", "extension"), None),
+        (ATTENTION, ("extension",), None),
+        (ALL, (), prompt),
+    ]
+    for number, (lora_config, blocks, stage_prompt) in enumerate(stages):
+        lora, rows = draw(params, lora_config, blocks, seed=number)
+        peft.save(
+            folder / f"stage{number}",
+            config=config,
+            lora=lora,
+            rows=rows,
+            lora_config=lora_config,
+            base=folder / "base",
+            base_fingerprint=fingerprint,
+            requires=[peft.load(directory).digest for directory in world.adapters],
+            tokenizer=tokenizer,
+            prompt=stage_prompt,
+            history=[{"step": "train", "stage": number}],
+        )
+        world.adapters.append(folder / f"stage{number}")
+        world.loras.append(lora)
+        world.rows.append(rows)
+    return world
+
+
+def bits(array: Any) -> bytes:
+    return np.asarray(array, order="C").tobytes()
+
+
+def test_streamed_is_in_memory_is_the_library_s(
+    world: World, tmp_path: Path, config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer
+) -> None:
+    dtype = world.params["norm"]["weight"].dtype
+    expected = merge.fold(world.params, *(lora for lora in world.loras if lora))
+    expected["embed_tokens"] = {"base": world.rows[0]["embed_tokens"]["base"], "extension": world.rows[1]["embed_tokens"]["extension"]}
+    expected["lm_head"] = {"base": world.rows[0]["lm_head"]["base"], "extension": world.rows[1]["lm_head"]["extension"]}
+    expected = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), expected)
+    assert bits(expected["layers"]["mlp"]["up_proj"]["kernel"]) != bits(world.params["layers"]["mlp"]["up_proj"]["kernel"])
+
+    merged = fold.merge(world.base, world.adapters, tmp_path / "streamed", shard_bytes=30_000)
+    assert merged.notes == []
+    streamed, loaded = llama_hf.load(tmp_path / "streamed"), fold.load(world.base, world.adapters)
+    for path, leaf in tree.flatten(expected).items():
+        assert bits(tree.flatten(streamed.params)[path]) == bits(leaf), path
+        assert bits(tree.flatten(loaded.checkpoint.params)[path]) == bits(leaf), path
+    assert loaded.checkpoint.prompt == streamed.prompt == manifest.Prompt("alpaca")
+    assert streamed.history == loaded.checkpoint.history
+    assert [step["step"] for step in streamed.history] == ["resize", "train", "train", "train", "merge"]
+    assert loaded.tokenizer.sha256 == tokenizer.sha256
+    saved = llama_hf.save(tmp_path / "saved", config=config, params=expected, tokenizer=tokenizer)
+    assert saved["fingerprint"] == merged.manifest["fingerprint"]
+    assert manifest.verify(tmp_path / "streamed") == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_result_is_rounded_once(world: World, tmp_path: Path, dtype: str) -> None:
+    """Output = round(W + Σ scale · A B) with sum and product in float32."""
+    fold.merge(world.base, world.adapters, tmp_path / "m", dtype=dtype)
+    target = llama_hf.parse_dtype(dtype)
+    widened = jax.tree.map(lambda leaf: leaf.astype(np.float32), world.params)
+    exact = merge.fold(widened, *world.loras[1:])["layers"]["self_attn"]["q_proj"]["kernel"]
+    for found in (llama_hf.load(tmp_path / "m").params, fold.load(world.base, world.adapters, dtype=dtype).checkpoint.params):
+        assert {leaf.dtype for leaf in tree.flatten(found).values()} == {target}
+        assert bits(found["layers"]["self_attn"]["q_proj"]["kernel"]) == bits(np.asarray(exact).astype(target))
+    plain = {path: leaf for path, leaf in tree.flatten(world.params["layers"]["self_attn"]["q_proj"]).items()}["kernel"]
+    product = sum(
+        np.einsum("lir,lro->lio", lora["a"].astype(np.float64), lora["b"].astype(np.float64)) * lora["scale"][:, None, None]
+        for lora in (lora["layers"]["self_attn"]["q_proj"] for lora in world.loras[1:])
+    )
+    np.testing.assert_allclose(exact, plain.astype(np.float64) + product, atol=1e-6)
+
+
+def test_one_tensor_lives_at_a_time(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads and writes alternate: nothing is gathered before the first byte goes out."""
+    events: list[str] = []
+    read = safetensors_io.Reader.read
+
+    def reading(self: safetensors_io.Reader, name: str) -> np.ndarray:
+        events.append(f"read {name}")
+        return read(self, name)
+
+    cast = llama_hf.cast
+
+    def casting(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        events.append(f"cast {name}")
+        return cast(name, array, dtype)
+
+    monkeypatch.setattr(safetensors_io.Reader, "read", reading)
+    monkeypatch.setattr(llama_hf, "cast", casting)
+    fold.merge(world.base, world.adapters[:0], tmp_path / "m")
+    expected = [f"{verb} {name}" for name in manifest.read(world.base, "model")["tensors"] for verb in ("read", "cast")]  # type: ignore[index]
+    assert events == expected
+
+
+def test_no_adapter_changes_nothing(world: World, tmp_path: Path) -> None:
+    fold.merge(world.base, [], tmp_path / "m")
+    assert manifest.fingerprint(tmp_path / "m") == manifest.fingerprint(world.base)
+    assert fold.load(world.base).checkpoint.prompt is None
+
+
+def test_order_and_completeness_are_checked(world: World, tmp_path: Path) -> None:
+    first, second, third = world.adapters
+    for wrong in ([second], [second, first], [first, third], [first, first]):
+        with pytest.raises(ValueError, match=r"trained on top of|given twice"):
+            fold.merge(world.base, wrong, tmp_path / "m")
+        with pytest.raises(ValueError, match=r"trained on top of|given twice"):
+            fold.load(world.base, wrong)
+    assert list(tmp_path.iterdir()) == []
+    assert "trained on top of" in fold.merge(world.base, [second], tmp_path / "m", force=True).notes[0]
+    fold.merge(world.base, [first, second], tmp_path / "n")
+
+
+def test_other_base_is_refused_unless_forced(
+    world: World, tmp_path: Path, config: config_lib.LlamaConfig, make_params: Callable[..., Any], tokenizer: processor.Tokenizer
+) -> None:
+    llama_hf.save(tmp_path / "other", config=config, params=make_params(config, seed=9), tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="was trained on another model"):
+        fold.merge(tmp_path / "other", world.adapters[:1], tmp_path / "m")
+    merged = fold.merge(tmp_path / "other", world.adapters[:1], tmp_path / "m", force=True)
+    assert "was trained on another model" in merged.notes[0]
+
+
+def test_base_without_manifest_is_known_by_its_weights(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.base, tmp_path / "bare")
+    (tmp_path / "bare" / manifest.FILE).unlink()
+    merged = fold.merge(tmp_path / "bare", world.adapters, tmp_path / "m")
+    assert merged.manifest["fingerprint"] == fold.merge(world.base, world.adapters, tmp_path / "n").manifest["fingerprint"]
+
+
+def test_base_changed_behind_its_manifest_is_found(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.base, tmp_path / "bad")
+    shard = sorted((tmp_path / "bad").glob("*.safetensors"))[-1]
+    contents = bytearray(shard.read_bytes())
+    contents[-1] ^= 1
+    shard.write_bytes(contents)
+    with pytest.raises(ValueError, match="zhllama verify"):
+        fold.merge(tmp_path / "bad", world.adapters, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_adapter_with_more_rows_asks_for_a_resize(
+    world: World, tmp_path: Path, config: config_lib.LlamaConfig, make_params: Callable[..., Any], tokenizer: processor.Tokenizer
+) -> None:
+    small = config.replace(vocab_size=config.base_rows)
+    llama_hf.save(tmp_path / "small", config=config, params=make_params(config), tokenizer=tokenizer)
+    path = tmp_path / "small"
+    tensors = safetensors.numpy.load_file(path / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = tensors[name][: small.vocab_size]
+    safetensors.numpy.save_file(tensors, path / "model.safetensors")
+    text = (path / "config.json").read_text().replace(f'"vocab_size": {config.vocab_size}', f'"vocab_size": {small.vocab_size}')
+    (path / "config.json").write_text(text)
+    (path / manifest.FILE).unlink()
+    with pytest.raises(ValueError, match=r"it is for a vocabulary of .* grow the model first with `zhllama resize --tokenizer"):
+        fold.merge(path, world.adapters[:1], tmp_path / "m", force=True)
+
+
+def test_other_tokenizer_is_refused(world: World, tmp_path: Path, padded_tokenizer: processor.Tokenizer) -> None:
+    shutil.copytree(world.base, tmp_path / "base")
+    (tmp_path / "base" / "tokenizer.model").write_bytes(padded_tokenizer.serialized)
+    with pytest.raises(ValueError, match="another tokenizer"):
+        fold.merge(tmp_path / "base", world.adapters[:1], tmp_path / "m")
+
+
+def test_smaller_foreign_rows_are_placed_and_noted(world: World, tmp_path: Path, config: config_lib.LlamaConfig) -> None:
+    shutil.copytree(world.adapters[0], tmp_path / "adapter")
+    (tmp_path / "adapter" / manifest.FILE).unlink()
+    path = tmp_path / "adapter" / peft.WEIGHTS
+    tensors = {name: value[:-5] for name, value in safetensors.numpy.load_file(path).items()}
+    safetensors.numpy.save_file(tensors, path)
+    merged = fold.merge(world.base, [tmp_path / "adapter"], tmp_path / "m")
+    assert f"{config.vocab_size - 5:,} rows of embed_tokens" in " ".join(merged.notes)
+    found = llama_hf.load(tmp_path / "m").params["lm_head"]["extension"]
+    assert bits(found[35:40]) == bits(world.params["lm_head"]["extension"][35:40])
+    assert bits(found[:35]) == bits(world.rows[0]["lm_head"]["extension"][:35].astype(found.dtype))

@@ -1,0 +1,175 @@
+"""Are two model directories the same model? And is one the same model in transformers?
+
+Tensors are compared one pair at a time, logits on a fixed set of prompts. A report is a dict of JSON values: what was compared, what
+differs, by how much, and, where it can be told, why.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zhllama_jax import files
+from zhllama_jax.convert import llama_hf, names, safetensors_io, tokenizer_hf
+from zhllama_jax.model import config as config_lib
+from zhllama_jax.model import llama
+from zhllama_jax.tokenizer import processor
+
+PROMPTS = 4
+PROMPT_TOKENS = 48
+
+
+def compare(left: str | Path, right: str | Path, *, logits: bool = False) -> dict[str, Any]:
+    """Holds two model directories against each other.
+
+    Args:
+      left: a model directory.
+      right: another one.
+      logits: also compare logits, computed here in float32, on random prompts that are always the same.
+
+    Returns:
+      {"left", "right", "equal", "config": {field: [left, right]}, "tokenizer": "equal" | "differs" | …, "tensors": {"compared", "equal",
+      "only_left", "only_right", "differing": [{"name", "left", "right", "max_abs", "cosine", "why"}], "max_abs"}, "logits"}.
+      `equal` is about the tensors: all there, bit for bit.
+
+    Raises:
+      FileNotFoundError, ValueError: a directory is not a model that `llama_hf.load` would read.
+    """
+    configs = [llama_hf.load_config(directory) for directory in (left, right)]
+    fields = [dataclasses.asdict(config) for config in configs]
+    with llama_hf.open_weights(left, configs[0]) as first, llama_hf.open_weights(right, configs[1]) as second:
+        tensors = _compare_tensors(first, second)
+    report = {
+        "left": str(left),
+        "right": str(right),
+        "equal": not (tensors["only_left"] or tensors["only_right"] or tensors["differing"]),
+        "config": {name: [value, fields[1][name]] for name, value in fields[0].items() if value != fields[1][name]},
+        "tokenizer": _compare_tokenizers(Path(left), Path(right)),
+        "tensors": tensors,
+    }
+    if logits:
+        tokens_BT = prompts(min(config.vocab_size for config in configs))
+        shared = min(config.vocab_size for config in configs)
+        report["logits"] = _distance(our_logits(left, tokens_BT)[..., :shared], our_logits(right, tokens_BT)[..., :shared])
+    return report
+
+
+def against_transformers(directory: str | Path, *, texts: Sequence[str] = ()) -> dict[str, Any] | None:
+    """Compares a directory's logits, and its tokenizer's ids on some texts, here and in transformers; None where that is not installed.
+
+    Returns:
+      {"logits": {"max_abs", "largest", "same_argmax"}, "texts", "texts_with_other_ids"}; both sides compute in float32.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError:
+        return None
+    tokens_BT = prompts(llama_hf.load_config(directory).vocab_size)
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.no_grad():
+        theirs_BTV = model(torch.tensor(tokens_BT)).logits.numpy()
+    report: dict[str, Any] = {"logits": _distance(our_logits(directory, tokens_BT), theirs_BTV)}
+    if texts:
+        tokenizer = processor.Tokenizer.load(directory)
+        found = transformers.AutoTokenizer.from_pretrained(directory)(list(texts))["input_ids"]
+        expected = tokenizer.encode_batch(texts, bos=True)
+        report["texts"] = len(texts)
+        report["texts_with_other_ids"] = sum(one != other for one, other in zip(expected, found, strict=True))
+    return report
+
+
+def prompts(vocab_size: int) -> np.ndarray:
+    """The prompts [B, T] of a vocabulary: BOS and random ids, always the same."""
+    tokens_BT = np.random.default_rng(0).integers(0, vocab_size, (PROMPTS, PROMPT_TOKENS))
+    tokens_BT[:, 0] = min(config_lib.LlamaConfig.bos_token_id, vocab_size - 1)
+    return tokens_BT
+
+
+def our_logits(directory: str | Path, tokens_BT: np.ndarray) -> np.ndarray:
+    """Float32 logits [B, T, V] of a model directory, computed in float32."""
+    checkpoint = llama_hf.load(directory, dtype="float32")
+    config = checkpoint.config
+
+    @jax.jit
+    def forward(params: Any, tokens_BT: Any) -> Any:
+        x_BTD, _ = llama.hidden_states(config, {"params": params}, tokens_BT)
+        return llama.logits(config, params, x_BTD)
+
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(forward(checkpoint.params, jnp.asarray(tokens_BT, jnp.int32)))
+
+
+def _compare_tensors(left: safetensors_io.Reader, right: safetensors_io.Reader) -> dict[str, Any]:
+    counted = [[name for name in reader.entries if not names.IGNORED.fullmatch(name)] for reader in (left, right)]
+    both = [name for name in counted[0] if name in right.entries]
+    found = [_compare_pair(name, left.read(name), right.read(name)) for name in both]
+    differing = [entry for entry in found if entry is not None]
+    return {
+        "compared": len(both),
+        "equal": len(both) - len(differing),
+        "only_left": [name for name in counted[0] if name not in right.entries],
+        "only_right": [name for name in counted[1] if name not in left.entries],
+        "max_abs": max((entry["max_abs"] for entry in differing if entry["max_abs"] is not None), default=0.0),
+        "differing": differing,
+    }
+
+
+def _compare_pair(name: str, left: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
+    """What differs in one tensor; None for the same bits."""
+    described = [safetensors_io.describe(array) for array in (left, right)]
+    if described[0] == described[1]:
+        return None
+    entry: dict[str, Any] = {"name": name}
+    entry |= {side: {key: said[key] for key in ("dtype", "shape")} for side, said in zip(("left", "right"), described, strict=True)}
+    why = ""
+    if left.shape != right.shape:
+        known = names.find(name)
+        if known is None or known[2] != "rows" or left.shape[1:] != right.shape[1:]:
+            return entry | {"max_abs": None, "cosine": None, "why": "other shape"}
+        rows = min(len(left), len(right))
+        why = f"the {'left' if len(left) > rows else 'right'} one has {abs(len(left) - len(right)):,} rows more; of the first {rows:,}: "
+        left, right = left[:rows], right[:rows]
+    first, second = left.astype(np.float32), right.astype(np.float32)
+    distance = np.abs(first - second)
+    norm = float(np.linalg.norm(first.ravel().astype(np.float64)) * np.linalg.norm(second.ravel().astype(np.float64)))
+    entry["max_abs"] = float(distance.max())
+    entry["cosine"] = float(np.vdot(first.astype(np.float64), second.astype(np.float64)) / norm) if norm else None
+    return entry | {"why": why + _reason(left, right, distance)}
+
+
+def _reason(left: np.ndarray, right: np.ndarray, distance: np.ndarray) -> str:
+    if not distance.any():
+        return "the same numbers" + ("" if left.dtype == right.dtype else " in another dtype")
+    if left.dtype != right.dtype:
+        for wide, narrow in ((left, right), (right, left)):
+            with np.errstate(over="ignore"):
+                rounded = wide.astype(narrow.dtype)
+            if np.array_equal(rounded, narrow):
+                return f"the same numbers, rounded to {safetensors_io.dtype_name(narrow.dtype)}"
+    if distance.ndim == 2:
+        changed = np.flatnonzero(distance.any(axis=1))
+        if len(changed) < len(distance):
+            return f"{len(changed):,} of {len(distance):,} rows differ, from {changed[0]:,} to {changed[-1]:,}"
+    return "other numbers"
+
+
+def _compare_tokenizers(left: Path, right: Path) -> str:
+    paths = [directory / tokenizer_hf.MODEL for directory in (left, right)]
+    missing = [str(path.parent) for path in paths if not path.is_file()]
+    if missing:
+        return f"{' and '.join(missing)} without {tokenizer_hf.MODEL}"
+    return "equal" if files.sha256(paths[0]) == files.sha256(paths[1]) else "differs"
+
+
+def _distance(left_BTV: np.ndarray, right_BTV: np.ndarray) -> dict[str, Any]:
+    """How far two sets of logits are apart, beside the largest of them, and how often the likeliest token is the same."""
+    return {
+        "max_abs": float(np.abs(left_BTV - right_BTV).max()),
+        "largest": float(np.abs(right_BTV).max()),
+        "same_argmax": float((left_BTV.argmax(-1) == right_BTV.argmax(-1)).mean()),
+    }
