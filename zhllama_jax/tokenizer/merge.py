@@ -210,13 +210,15 @@ def _copy(model: proto.Model) -> proto.Model:
 
 def _sentences(merged: Merged) -> list[str]:
     made = f"{merged.size:,} pieces: {merged.base_size:,} of the base and {merged.size - merged.base_size:,} new ones"
-    whose = f"that released {merged.reference_name} adapters need" if merged.reference_name else "of the reference's rule"
     if merged.mode == "safe":
-        result = [f"{made} (script {merged.script}); `--mode reference` gives the {merged.reference_size:,} {whose}"]
+        name = merged.reference_name
+        other = (
+            f"gives the {merged.reference_size:,} that released {name} adapters need" if name else f"would give {merged.reference_size:,}"
+        )
+        result = [f"{made} (script {merged.script}); `--mode reference` {other}"]
     else:
-        result = [
-            f"{made}, exactly the {merged.size:,} {whose}; English, numbers and code change too: `--mode safe` leaves them as they were"
-        ]
+        rule = f"exactly those that released {merged.reference_name} adapters need" if merged.reference_name else "by the reference's rule"
+        result = [f"{made}, {rule}; English, numbers and code change too: `--mode safe` leaves them as they were"]
     for source in merged.sources:
         left_out = f", {source.left_out:,} without a letter of the script" if merged.mode == "safe" else ""
         result.append(
