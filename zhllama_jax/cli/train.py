@@ -1,16 +1,16 @@
 """`zhllama train`."""
 
-from zhllama_jax.cli import terminal
 from zhllama_jax.train import config as train_config
 
 
 def run(experiment: train_config.Experiment, /) -> None:
     """Trains one stage; run again it goes on where it was stopped.
 
+    Ends with status 75 after a signal, when the state is saved: the same command then goes on.
+
     Args:
-      experiment: see the fields below; most are best kept in a file (--config).
+      experiment: see the fields below; they are best kept in a file (--config).
     """
     from zhllama_jax.train import loop
 
     loop.run(experiment)
-    terminal.result(experiment.output)

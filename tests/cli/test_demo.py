@@ -1,0 +1,29 @@
+"""The verb makes the world and hands its recipe to the pipeline; the demo itself is tried in tests/test_demo.py."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zhllama_jax.adapt import config as adapt_config
+from zhllama_jax.adapt import pipeline
+from zhllama_jax.cli import program
+
+
+def test_the_world_is_written_and_the_report_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    got: list[adapt_config.Adapt] = []
+
+    def run(settings: adapt_config.Adapt, *, say: Callable[[str], None]) -> Path:
+        got.append(settings)
+        (tmp_path / "report.md").write_text("# 报告\n")
+        return tmp_path / "report.md"
+
+    monkeypatch.setattr(pipeline, "run", run)
+    assert program.run(["demo", "--output", str(tmp_path / "run"), "--seed", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "# 报告\n"
+    assert str(tmp_path / "report.md") in err
+    assert got[0].seed == 2
+    assert all(Path(path).is_file() for text in got[0].texts.values() for path in text.files)
