@@ -117,6 +117,8 @@ def test_bfloat16_states_keep_a_float32_loss() -> None:
     np.testing.assert_allclose(value, plain(CONFIG, params, x_BTD, targets_BT, weight_BT), rtol=2e-2)
 
 
-@pytest.mark.parametrize(("batch", "length", "chunk", "expected"), [(4, 12, 1000, 1), (4, 12, 24, 2), (4, 12, 20, 3), (4, 12, 1, 12), (4, 7, 8, 7)])
+@pytest.mark.parametrize(
+    ("batch", "length", "chunk", "expected"), [(4, 12, 1000, 1), (4, 12, 24, 2), (4, 12, 20, 3), (4, 12, 1, 12), (4, 7, 8, 7)]
+)
 def test_pieces_divide_the_length(batch, length, chunk, expected) -> None:
     assert loss._num_chunks(batch, length, chunk) == expected

@@ -74,5 +74,7 @@ def test_zero_rows_stay_zero_under_decay() -> None:
 
 def test_moments_are_named_after_the_weights() -> None:
     tx = optimizer.make(config.Optimizer(), optax.constant_schedule(1.0), PLAIN)
-    names = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_flatten_with_path(tx.init(WEIGHTS))[0]}
+    names = {
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_flatten_with_path(tx.init(WEIGHTS))[0]
+    }
     assert {name for name in names if name.endswith("kernel")} == {"1/mu/params/head/kernel", "1/nu/params/head/kernel"}

@@ -24,7 +24,9 @@ def make() -> tuple:
 def test_names_and_back() -> None:
     state, _ = make()
     named = state_lib.leaves(state)
-    assert {"step", "skipped", "streak", "trainable/params/lm_head/base", "opt_state/0/mu/params/norm/weight", "opt_state/0/count"} <= set(named)
+    assert {"step", "skipped", "streak", "trainable/params/lm_head/base", "opt_state/0/mu/params/norm/weight", "opt_state/0/count"} <= set(
+        named
+    )
     again = state_lib.from_leaves(jax.eval_shape(lambda: state), named)
     assert jax.tree.structure(again) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, again, state)

@@ -86,7 +86,9 @@ def program(preset: str, *, accumulation: int = 1, shape: tuple = (), clip_norm:
         return state_lib.init(place.weights(trainable, mesh), tx, mesh)
 
     state = start()
-    lowered = step_lib.compiled(step_lib.train(recipe), state).lower(state, frozen, place.batch(make_batch(accumulation), mesh, rules.BATCH))
+    lowered = step_lib.compiled(step_lib.train(recipe), state).lower(
+        state, frozen, place.batch(make_batch(accumulation), mesh, rules.BATCH)
+    )
     return Program(recipe, lowered.compile(), start, frozen, mesh)
 
 

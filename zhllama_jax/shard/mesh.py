@@ -17,10 +17,12 @@ BATCH_AXES = (DATA, FSDP)
 
 
 def make(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh of the given shape over `devices` (all of them by default); one axis may be -1 and takes what is left.
+    """The mesh of the given shape over `devices` (all of them by default).
+
+    One axis may be -1 and takes what is left. Without one, a single process may use fewer devices than there are: the first ones.
 
     Raises:
-      ValueError: the shape does not use up the devices; the message says which shapes would.
+      ValueError: the shape does not fit the devices; the message says why.
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = [data, fsdp, tensor]
@@ -32,8 +34,9 @@ def make(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[An
         if len(devices) % fixed:
             raise ValueError(f"mesh {given}: {len(devices)} devices are not divisible by {fixed}, the product of the fixed axes")
         shape[shape.index(-1)] = len(devices) // fixed
-    elif fixed != len(devices):
+    elif fixed > len(devices) or (fixed < len(devices) and jax.process_count() > 1):
         raise ValueError(f"mesh {given} takes {fixed} devices, but there are {len(devices)}; write -1 for the axis that takes the rest")
+    devices = devices[: math.prod(shape)]
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 

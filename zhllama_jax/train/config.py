@@ -5,144 +5,34 @@ only say where, how often or on which devices are not (`Experiment.identity`).
 """
 
 import dataclasses
-from collections.abc import Iterable
+import math
 from typing import Any, Literal
 
-from zhllama_jax.lora import config as lora_config
+from zhllama_jax.data import config as data_config
 from zhllama_jax.model import config as model_config
+from zhllama_jax.train.choices import PRESETS, Choice, Lora, Optimizer, Preset, Rule, Schedule, Stage, refuse
 
-Preset = Literal["embeddings", "pretrain_lora", "sft", "new_rows", "full"]
+__all__ = [
+    "PRESETS",
+    "Checkpoint",
+    "Choice",
+    "Data",
+    "Dimensions",
+    "Experiment",
+    "Lora",
+    "Mesh",
+    "NewModel",
+    "Optimizer",
+    "Preset",
+    "Rule",
+    "Schedule",
+    "Source",
+    "Stage",
+    "Takeover",
+    "Validation",
+]
+
 Takeover = Literal["fresh", "continue", "extend", "fold"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """What happens to the weights whose whole path matches a regex.
-
-    Attributes:
-      pattern: regex over a path such as `params/layers/mlp/up_proj/kernel` or `lora/layers/self_attn/q_proj/a`.
-      train: whether the weights learn; frozen ones have no gradient and no optimizer state.
-      lr_scale: factor of the learning rate.
-      weight_decay: decay of these weights; None takes the optimizer's.
-    """
-
-    pattern: str
-    train: bool = True
-    lr_scale: float = 1.0
-    weight_decay: float | None = None
-
-    def __post_init__(self) -> None:
-        problems = []
-        if not self.lr_scale > 0:
-            problems.append(f"lr_scale must be above 0, got {self.lr_scale}; to freeze weights write train: false")
-        if self.weight_decay is not None and not self.weight_decay >= 0:
-            problems.append(f"weight_decay must be at least 0, got {self.weight_decay}")
-        _refuse(f"rule {self.pattern!r}", problems)
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """What a preset trains: LoRA targets × rows of the vocabulary, or everything.
-
-    Attributes:
-      lora: which kernels carry adapters.
-      rows: which vocabulary rows learn: none, those that a resize added, all.
-      head: whether the head's rows learn beside the embedding's.
-      full: every weight learns; the other choices are void.
-    """
-
-    lora: Literal["none", "attention", "all"] = "none"
-    rows: Literal["none", "new", "all"] = "none"
-    head: bool = True
-    full: bool = False
-
-
-PRESETS: dict[str, Choice] = {
-    "embeddings": Choice(rows="all", head=False),
-    "pretrain_lora": Choice(lora="attention", rows="all"),
-    "sft": Choice(lora="all", rows="all"),
-    "new_rows": Choice(rows="new"),
-    "full": Choice(full=True),
-}
-
-TARGETS = {"none": (), "attention": lora_config.ATTENTION, "all": lora_config.ATTENTION + lora_config.MLP}
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """Which weights learn: a preset, its choices overridden one by one, and rules in front.
-
-    Attributes:
-      preset: embeddings (embed_tokens only), pretrain_lora (adapters on q, k, v, o + embedding + head), sft (adapters on all
-        seven kernels + embedding + head), new_rows (only the rows that a resize added), full (every weight).
-      lora: adapters' targets: none, attention (q, k, v, o), all (attention and MLP), or kernel names; None keeps the preset's.
-      rows: vocabulary rows that learn: none, new, all; None keeps the preset's.
-      head: whether lm_head's rows learn beside embed_tokens'; None keeps the preset's.
-      extra_rules: tried before the stage's own rules; one that decides nothing is an error.
-    """
-
-    preset: Preset
-    lora: Literal["none", "attention", "all"] | tuple[str, ...] | None = None
-    rows: Literal["none", "new", "all"] | None = None
-    head: bool | None = None
-    extra_rules: tuple[Rule, ...] = ()
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.preset not in PRESETS:
-            problems.append(f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
-        elif self.full and (self.lora, self.rows, self.head) != (None, None, None):
-            problems.append("preset full trains every weight: leave out lora, rows and head")
-        elif not self.full and not self.lora_targets and self.trained_rows == "none" and not any(rule.train for rule in self.extra_rules):
-            problems.append("lora: none and rows: none leave nothing to train")
-        if isinstance(self.lora, str) and self.lora not in TARGETS:
-            problems.append(f"lora must be one of {', '.join(TARGETS)} or a list of kernel names, got {self.lora!r}")
-        _refuse("stage", problems)
-
-    @property
-    def full(self) -> bool:
-        """Whether every weight learns."""
-        return PRESETS[self.preset].full
-
-    @property
-    def lora_targets(self) -> tuple[str, ...]:
-        """Names of the kernels that carry adapters."""
-        choice = PRESETS[self.preset].lora if self.lora is None else self.lora
-        return TARGETS.get(choice, ()) if isinstance(choice, str) else tuple(choice)
-
-    @property
-    def trained_rows(self) -> Literal["none", "new", "all"]:
-        """Which vocabulary rows learn."""
-        return PRESETS[self.preset].rows if self.rows is None else self.rows
-
-    @property
-    def trains_head(self) -> bool:
-        """Whether the head's rows learn where the embedding's do."""
-        return PRESETS[self.preset].head if self.head is None else self.head
-
-
-@dataclasses.dataclass(frozen=True)
-class Lora:
-    """The adapters' shape; which kernels carry one is the stage's choice.
-
-    Attributes:
-      rank: width of the bottleneck.
-      alpha: numerator of the scale alpha / rank.
-      dropout: on the adapters' inputs, in training.
-      rslora: scale by alpha / sqrt(rank) instead.
-    """
-
-    rank: int = 8
-    alpha: float = 32.0
-    dropout: float = 0.05
-    rslora: bool = False
-
-    def __post_init__(self) -> None:
-        self.targeting(lora_config.ATTENTION)
-
-    def targeting(self, targets: tuple[str, ...]) -> lora_config.LoraConfig:
-        """The adapter's configuration on the given kernels."""
-        return lora_config.LoraConfig(rank=self.rank, alpha=self.alpha, dropout=self.dropout, targets=targets, rslora=self.rslora)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,57 +78,44 @@ class NewModel:
     """
 
     tokenizer: str
-    init: Dimensions = Dimensions()
+    init: Dimensions = dataclasses.field(default_factory=Dimensions)
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """AdamW (Loshchilov & Hutter, 2019, arXiv 1711.05101).
+class Source:
+    """Where rows come from: exactly one of a store, a corpus, and instructions.
 
     Attributes:
-      learning_rate: the schedule's peak.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root of the second moment.
-      weight_decay: of every trainable but the norms' weights.
-      clip_norm: largest global norm of the trainables' gradient; 0 switches clipping off.
+      store: a directory made by `zhllama data build` or by a former run.
+      text: a corpus, built into a store of the run at its start.
+      sft: instruction rows, built into a store of the run at its start.
+      share: the source's part in the mixture, and how often it may be gone through.
     """
 
-    learning_rate: float = 2e-4
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
+    store: str | None = None
+    text: data_config.TextData | None = None
+    sft: data_config.SftData | None = None
+    share: data_config.Share = dataclasses.field(default_factory=data_config.Share)
 
     def __post_init__(self) -> None:
-        problems = [f"{name} must be above 0, got {getattr(self, name)}" for name in ("learning_rate", "eps") if not getattr(self, name) > 0]
-        problems += [f"{name} must lie in [0, 1), got {getattr(self, name)}" for name in ("b1", "b2") if not 0 <= getattr(self, name) < 1]
-        problems += [f"{name} must be at least 0, got {getattr(self, name)}" for name in ("weight_decay", "clip_norm") if not getattr(self, name) >= 0]
-        _refuse("optimizer", problems)
+        given = [name for name in ("store", "text", "sft") if getattr(self, name) is not None]
+        refuse("data source", [] if len(given) == 1 else [f"name exactly one of store, text and sft, got {', '.join(given) or 'none'}"])
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-    """The learning rate over the steps: a linear warm-up from 0, then one of three ways on.
+class Data:
+    """What is learnt from.
 
     Attributes:
-      kind: cosine (half a cosine to 0), linear (to 0), constant.
-      warmup_ratio: share of the steps that warm up.
-      warmup_steps: steps that warm up; None takes the ratio's.
+      sources: mixed by their shares; a source's `validation` split, if it has one, is held out and scored.
+      separate: documents of one row do not see each other, and positions start anew in each.
     """
 
-    kind: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: float = 0.05
-    warmup_steps: int | None = None
+    sources: tuple[Source, ...]
+    separate: bool = True
 
     def __post_init__(self) -> None:
-        problems = []
-        if not 0 <= self.warmup_ratio < 1:
-            problems.append(f"warmup_ratio must lie in [0, 1), got {self.warmup_ratio}")
-        if self.warmup_steps is not None and self.warmup_steps < 0:
-            problems.append(f"warmup_steps must be at least 0, got {self.warmup_steps}")
-        _refuse("schedule", problems)
+        refuse("data", [] if self.sources else ["sources is empty: name at least one"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +136,7 @@ class Validation:
         problems = [] if self.every >= 0 else [f"every must be at least 0, got {self.every}"]
         if self.max_rows is not None and self.max_rows < 1:
             problems.append(f"max_rows must be at least 1, got {self.max_rows}")
-        _refuse("validation", problems)
+        refuse("validation", problems)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +152,9 @@ class Checkpoint:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        _refuse("checkpoint", [f"{name} must be at least 1, got {getattr(self, name)}" for name in ("every", "keep") if getattr(self, name) < 1])
+        refuse(
+            "checkpoint", [f"{name} must be at least 1, got {getattr(self, name)}" for name in ("every", "keep") if getattr(self, name) < 1]
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,8 +172,159 @@ class Mesh:
     tensor: int = 1
 
 
-def _refuse(what: str, problems: Iterable[str]) -> None:
-    """Raises one ValueError that lists all problems, if there are any."""
-    problems = list(problems)
-    if problems:
-        raise ValueError(f"{what}: {'; '.join(problems)}")
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One stage of training, from a model directory to an adapter directory (or, for stage full, to a model directory).
+
+    The global batch is stated in sequences or tokens and means the same on one chip and on 256: how many micro-batches a device
+    runs one after another follows from it. Exactly one of steps, epochs and tokens says how long.
+
+    Attributes:
+      model: a Hugging Face directory, or `{tokenizer, init}` for random weights (stage full only).
+      data: sources of rows.
+      output: the run's directory: checkpoints, metrics, and at the end `adapter/` or `model/`.
+      stage: a preset's name, or a preset with choices overridden.
+      adapters: what former stages learnt on this model, in order.
+      adapter: what becomes of the last one's LoRA factors: fresh (there are none), continue (go on training them), extend (go
+        on, with new factors on the stage's further kernels), fold (add all to the base in memory, begin new ones).
+      lora: shape of the adapters.
+      optimizer: AdamW's constants.
+      schedule: the learning rate over the steps.
+      global_batch: what one step reads, over all devices.
+      batch_unit: sequences, or tokens (then a multiple of the rows' length).
+      micro_batch: sequences that one device computes at a time; None takes its whole share of the global batch.
+      steps: updates.
+      epochs: passes over all rows, rounded up to whole steps.
+      tokens: tokens read, rounded up to whole steps.
+      seed: of data order, new weights and dropout.
+      dtype: of activations, matrix products and the frozen base; trainables are float32 anyway.
+      remat: what the backward pass recomputes: none, dots (all but matrix products), full (all but layer inputs).
+      unroll: layers per iteration of the scan over layers.
+      loss_chunk: tokens of a device whose logits exist at a time.
+      validation: when held-out rows are scored.
+      checkpoint: when the training state is saved.
+      mesh: devices along each axis.
+      log_every: steps between two lines of the log.
+      tensorboard: whether to write TensorBoard events beside the JSONL.
+      max_nonfinite: steps in a row whose loss or gradient may be not finite (they change nothing) before the run stops.
+    """
+
+    model: str | NewModel
+    data: Data
+    output: str
+    stage: Preset | Stage = "pretrain_lora"
+    adapters: tuple[str, ...] = ()
+    adapter: Takeover = "fresh"
+    lora: Lora = dataclasses.field(default_factory=Lora)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
+    global_batch: int = 64
+    batch_unit: Literal["sequences", "tokens"] = "sequences"
+    micro_batch: int | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    tokens: int | None = None
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "dots", "full"] = "none"
+    unroll: int = 1
+    loss_chunk: int = 512
+    validation: Validation = dataclasses.field(default_factory=Validation)
+    checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    log_every: int = 10
+    tensorboard: bool = True
+    max_nonfinite: int = 10
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stage, str):
+            object.__setattr__(self, "stage", Stage(self.stage))
+        refuse("experiment", self._problems())
+
+    def _problems(self) -> list[str]:
+        above_zero = ("global_batch", "micro_batch", "steps", "epochs", "tokens", "unroll", "loss_chunk", "log_every", "max_nonfinite")
+        problems = [
+            f"{name} must be above 0, got {value}" for name in above_zero if (value := getattr(self, name)) is not None and not value > 0
+        ]
+        lengths = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
+        if len(lengths) != 1:
+            problems.append(f"name exactly one of steps, epochs and tokens, got {', '.join(lengths) or 'none'}")
+        if isinstance(self.model, NewModel) and not self.choice.full:
+            problems.append(f"stage {self.choice.preset} needs a model directory; random weights can only be trained by stage full")
+        if isinstance(self.model, NewModel) and self.adapters:
+            problems.append("adapters need the model directory that they were trained on")
+        if self.adapter in ("continue", "extend") and not self.choice.lora_targets:
+            problems.append(f"adapter: {self.adapter} needs a stage with LoRA targets; stage {self.choice.preset} has none (fold instead)")
+        if self.adapter != "fresh" and not self.adapters:
+            problems.append(f"adapter: {self.adapter} takes over the last of `adapters`, but none is named")
+        return problems
+
+    @property
+    def choice(self) -> Stage:
+        """The stage, also where only its preset's name was given."""
+        assert isinstance(self.stage, Stage), "__post_init__ makes a Stage of a preset's name"
+        return self.stage
+
+    def batch_rows(self, length: int) -> int:
+        """The global batch in sequences of `length` tokens.
+
+        Raises:
+          ValueError: it was given in tokens, and they are no whole number of sequences.
+        """
+        if self.batch_unit == "sequences":
+            return self.global_batch
+        if self.global_batch % length:
+            below = max(self.global_batch // length, 1) * length
+            raise ValueError(f"global_batch {self.global_batch:,} tokens is no multiple of the rows' {length} tokens; {below:,} would be")
+        return self.global_batch // length
+
+    def num_steps(self, *, rows: int, length: int) -> int:
+        """Updates in all, for data of `rows` rows of `length` tokens."""
+        if self.steps is not None:
+            return self.steps
+        batch = self.batch_rows(length)
+        if self.tokens is not None:
+            return math.ceil(self.tokens / (batch * length))
+        assert self.epochs is not None, "__post_init__ sees to it that one of the three is given"
+        return math.ceil(self.epochs * rows / batch)
+
+    def accumulation(self, *, batch: int, devices: int) -> int:
+        """Micro-batches that a device runs one after another for a global batch of `batch` sequences split over `devices`.
+
+        Raises:
+          ValueError: the sizes do not divide; the message says what would.
+        """
+        if batch % devices:
+            raise ValueError(f"global_batch of {batch} sequences cannot be split over {devices} devices: choose a multiple of {devices}")
+        share = batch // devices
+        micro_batch = share if self.micro_batch is None else self.micro_batch
+        if share % micro_batch:
+            fitting = [size for size in range(1, share + 1) if share % size == 0]
+            raise ValueError(
+                f"micro_batch {micro_batch} does not divide the {share} sequences of a device "
+                f"(global_batch {batch} over {devices} devices); micro_batch may be one of {fitting}"
+            )
+        return share // micro_batch
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide the numbers (up to rounding), as JSON values: what a checkpoint must agree with."""
+        elsewhere = {
+            "output",
+            "data",
+            "model",
+            "adapters",
+            "micro_batch",
+            "remat",
+            "unroll",
+            "loss_chunk",
+            "validation",
+            "checkpoint",
+            "mesh",
+        }
+        elsewhere |= {"log_every", "tensorboard", "max_nonfinite", "steps", "epochs", "tokens", "global_batch", "batch_unit"}
+        settings = {name: value for name, value in dataclasses.asdict(self).items() if name not in elsewhere}
+        return {
+            **settings,
+            "separate": self.data.separate,
+            "init": dataclasses.asdict(self.model.init) if isinstance(self.model, NewModel) else None,
+        }

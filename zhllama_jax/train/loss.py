@@ -55,7 +55,9 @@ def next_token(
 
 def _num_chunks(batch: int, length: int, chunk: int) -> int:
     """The fewest equal pieces of the length that hold at most `chunk` tokens of the batch each."""
-    return next(pieces for pieces in range(1, length + 1) if length % pieces == 0 and (batch * length <= pieces * chunk or pieces == length))
+    return next(
+        pieces for pieces in range(1, length + 1) if length % pieces == 0 and (batch * length <= pieces * chunk or pieces == length)
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -148,7 +150,7 @@ def _chunk(
     total_C = sum(jnp.sum(jnp.exp(logits_CV - top_C[:, None]), axis=-1) for logits_CV in logits)
     partition_C = top_C + jnp.log(total_C)
     score_C = jnp.zeros_like(partition_C)
-    slopes = []
+    slopes: list[arrays.Array] = []
     first = 0
     for logits_CV, count in zip(logits, rows, strict=True):
         column_C = target_C - first

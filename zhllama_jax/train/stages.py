@@ -75,9 +75,14 @@ class Table(NamedTuple):
 
     def __str__(self) -> str:
         lines = [("rule", "parameters", "trainable", "per cent", "optimizer bytes")]
-        lines += [(row.rule, f"{row.parameters:,}", f"{row.trainable:,}", f"{row.percent:.4f}", f"{row.optimizer_bytes:,}") for row in self.rows]
+        lines += [
+            (row.rule, f"{row.parameters:,}", f"{row.trainable:,}", f"{row.percent:.4f}", f"{row.optimizer_bytes:,}") for row in self.rows
+        ]
         widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        text = ["  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]) for line in lines]
+        text = [
+            "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))])
+            for line in lines
+        ]
         return "\n".join([*text, f"trainable {self.trainable:,} of {self.total:,} parameters ({self.percent:.4f} %)"])
 
 
@@ -136,12 +141,12 @@ def logical_size(path: str, shape: tuple[int, ...], config: model_config.LlamaCo
     return size
 
 
-def table(stage: config_lib.Stage, config: model_config.LlamaConfig, lora: config_lib.Lora = config_lib.Lora()) -> Table:
+def table(stage: config_lib.Stage, config: model_config.LlamaConfig, lora: config_lib.Lora | None = None) -> Table:
     """Counts what a stage trains, rule by rule, on abstract shapes.
 
     The total includes the adapters, as PEFT counts; only logical rows count.
     """
-    weights = abstract(stage, config, lora)
+    weights = abstract(stage, config, config_lib.Lora() if lora is None else lora)
     leaves = tree.flatten(weights)
     decided = plan(stage, weights)
     sizes = {path: logical_size(path, leaf.shape, config) for path, leaf in leaves.items()}

@@ -117,7 +117,7 @@ def evaluate(recipe: Recipe) -> Evaluate:
     return score
 
 
-def compiled(function: Step, state: state_lib.State) -> Step:
+def compiled(function: Step, state: state_lib.State) -> Any:
     """Jits a training step: the state is donated and stays under its shardings; the frozen leaves are neither."""
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(function, donate_argnums=(0,), out_shardings=(places, None))

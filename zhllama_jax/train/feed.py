@@ -1,0 +1,175 @@
+"""From a run's data sources to batches on the devices, and to the held-out rows beside them."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from zhllama_jax.convert import manifest
+from zhllama_jax.data import batches, build, store
+from zhllama_jax.shard import place, rules
+from zhllama_jax.tokenizer import processor
+from zhllama_jax.train import config as config_lib
+
+Say = Callable[[str], None]
+Evaluate = Callable[[batches.Batch], tuple[Any, Any]]
+
+
+class HeldOut(NamedTuple):
+    """Rows that are scored and never learnt.
+
+    Attributes:
+      name: the source's.
+      rows: the rows.
+      characters: Unicode characters that the targets spell; None where the store does not say.
+      targets: predicted tokens of the whole split.
+    """
+
+    name: str
+    rows: batches.Rows
+    characters: int | None
+    targets: int | None
+
+
+class Opened(NamedTuple):
+    """A run's data.
+
+    Attributes:
+      sources: training rows of each source.
+      held_out: validation rows of the sources that have some.
+      length: tokens read per row.
+      prompt: how instructions are put; None for plain text.
+      identity: what the order and content of the rows depend on, beside seed and batch.
+    """
+
+    sources: list[batches.Rows]
+    held_out: list[HeldOut]
+    length: int
+    prompt: manifest.Prompt | None
+    identity: list[dict[str, Any]]
+
+    @property
+    def num_rows(self) -> int:
+        """Training rows of all sources together."""
+        return sum(map(len, self.sources))
+
+
+class Score(NamedTuple):
+    """The cost of held-out rows.
+
+    Attributes:
+      loss: mean -ln p of a supervised token.
+      bits_per_character: comparable across vocabularies; None where characters were not counted.
+      tokens: supervised tokens that were scored.
+    """
+
+    loss: float
+    bits_per_character: float | None
+    tokens: float
+
+
+def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: Path, *, say: Say) -> Opened:
+    """Opens every source; corpora and instruction files are built into stores under `directory`, once.
+
+    Raises:
+      FileNotFoundError: a file or store is missing.
+      ValueError: a fault in the data, a store of another tokenizer, or rows of different lengths.
+    """
+    stores, held_out, identity, prompts = [], [], [], []
+    for number, source in enumerate(data.sources):
+        train, validation, name = _open_source(source, tokenizer, directory / str(number), say)
+        metadata = train.metadata
+        stores.append(train)
+        if validation is not None:
+            counts = metadata["splits"][validation.split]
+            held_out.append(HeldOut(name, validation, counts.get("characters"), counts.get("targets")))
+        key = metadata.get("key") or hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
+        identity.append({"key": key, "rows": len(train), "weight": source.share.weight, "max_epochs": source.share.max_epochs})
+        if metadata.get("kind") == "sft":
+            prompts.append(manifest.Prompt(metadata["options"]["template"], metadata["options"]["boundary"]))
+    lengths = sorted({train.length for train in stores})
+    if len(lengths) > 1:
+        raise ValueError(f"the data sources have rows of {' and '.join(map(str, lengths))} tokens: build them with one length")
+    if len(set(prompts)) > 1:
+        raise ValueError(f"the data sources put instructions in different ways ({', '.join(map(str, set(prompts)))}): choose one")
+    return Opened(list(stores), held_out, lengths[0], prompts[0] if prompts else None, identity)
+
+
+def _open_source(
+    source: config_lib.Source, tokenizer: processor.Tokenizer, directory: Path, say: Say
+) -> tuple[store.Store, store.Store | None, str]:
+    """(training rows, validation rows or None, a name) of one source."""
+    if source.store is not None:
+        train = store.open_store(source.store, build.TRAIN, tokenizer_sha256=tokenizer.sha256)
+        has_validation = build.VALIDATION in train.metadata.get("splits", {})
+        return train, store.open_store(source.store, build.VALIDATION) if has_validation else None, Path(source.store).name
+    if source.text is not None:
+        name, built = Path(source.text.files[0]).stem, build.text(source.text, tokenizer, directory)
+    else:
+        assert source.sft is not None, "a source is a store, a corpus or instructions"
+        name, built = Path(source.sft.files[0]).stem, build.sft(source.sft, tokenizer, directory)
+    if built.fresh:
+        held_out = f", {len(built.validation):,} held out" if built.validation is not None else ""
+        say(f"data: {name}: {len(built.train):,} rows of {built.train.length} tokens{held_out}, written to {directory}")
+    return built.train, built.validation, name
+
+
+def train_batches(source: batches.Batches, mesh: Mesh, *, start: int, stop: int, accumulation: int) -> Generator[batches.Batch, None, None]:
+    """The batches of steps `start` … `stop` - 1 as global arrays [A, B / A, T], the next one on its way while one is used."""
+    local = source.iterate(start, stop, process_index=jax.process_index(), process_count=jax.process_count())
+    ahead = None
+    try:
+        for rows in local:
+            cut = jax.tree.map(lambda field: field.reshape(accumulation, -1, field.shape[-1]), rows)
+            placed = place.batch(cut, mesh, rules.BATCH)
+            if ahead is not None:
+                yield ahead
+            ahead = placed
+        if ahead is not None:
+            yield ahead
+    finally:
+        local.close()  # type: ignore[attr-defined]
+
+
+def abstract_batch(mesh: Mesh, *, batch: int, accumulation: int, length: int) -> Any:
+    """The shapes and shardings of what `train_batches` yields."""
+    sharding = NamedSharding(mesh, rules.BATCH)
+    dtypes = {**dict.fromkeys(batches.Batch._fields, np.int32), "loss_mask": np.float32}
+    shape = (accumulation, batch // accumulation, length)
+    fields: dict[str, Any] = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in dtypes.items()}
+    return batches.Batch(**fields)
+
+
+def score(held_out: HeldOut, evaluate: Evaluate, mesh: Mesh, *, batch: int, separate: bool, max_rows: int | None) -> Score:
+    """Scores held-out rows, once each.
+
+    Args:
+      held_out: the rows.
+      evaluate: gives (sum of -ln p, supervised tokens) of a batch [B, T].
+      mesh: the devices.
+      batch: rows per call, over all devices.
+      separate: see `config.Data`.
+      max_rows: rows at most; None for all.
+    """
+    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    sums = [
+        evaluate(place.batch(rows, mesh, rules.EVALUATION_BATCH))
+        for rows in batches.in_order(held_out.rows, batch, separate=separate, limit=max_rows, **hosts)
+    ]
+    nats, tokens = np.asarray(jax.device_get(sums), np.float64).sum(axis=0)
+    loss = float(nats / max(tokens, 1.0))
+    bits = None
+    if held_out.characters and held_out.targets:
+        bits = loss / math.log(2) * held_out.targets / held_out.characters
+    return Score(loss, bits, float(tokens))
+
+
+def together(scores: Sequence[Score]) -> float:
+    """The mean loss over the supervised tokens of several sources: what `keep: best` compares."""
+    return sum(score.loss * score.tokens for score in scores) / max(sum(score.tokens for score in scores), 1.0)

@@ -1,0 +1,110 @@
+"""What keeps a run from harm: one trainer per directory, signals that end in a saved state, and a stop before numbers rot."""
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
+
+EXIT_CODE = 75
+"""EX_TEMPFAIL of sysexits.h: run the same command again and it goes on."""
+
+
+class Diverged(ValueError):
+    """Loss or gradients were not finite for too many steps in a row."""
+
+
+class Interrupted(SystemExit):
+    """A signal ended the run after its state was saved; the process exits with `EXIT_CODE`."""
+
+    def __init__(self) -> None:
+        """Takes nothing: the one line was said already."""
+        super().__init__(EXIT_CODE)
+
+
+@contextlib.contextmanager
+def lock(directory: Path) -> Iterator[None]:
+    """Holds a run's directory for this process; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+      ValueError: another trainer holds it; the message names the process.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / ".lock"
+    with open(path, "a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.seek(0)
+            holder = stream.read().strip() or "another process"
+            raise ValueError(f"{directory} is in use by {holder}: two trainers on one directory would spoil it") from None
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        stream.flush()
+        yield
+
+
+class Signals:
+    """Notes SIGTERM and SIGINT so that the loop can save at its next step; a second signal acts as if nobody listened.
+
+    Attributes:
+      received: the name of the first signal, or None.
+    """
+
+    def __init__(self) -> None:
+        """Use `listen`."""
+        self.received: str | None = None
+
+    def stop_at(self, step: int) -> bool:
+        """Whether to stop after `step`. Of several processes all stop after the same one, as the preemption service agrees."""
+        if not jax.distributed.is_initialized():
+            return self.received is not None
+        if multihost_utils.reached_preemption_sync_point(step):
+            self.received = "a preemption notice"
+        return self.received is not None
+
+
+@contextlib.contextmanager
+def listen() -> Iterator[Signals]:
+    """Listens for signals while the block runs.
+
+    Only the main thread can; and where `jax.distributed` runs, its preemption service listens instead.
+    """
+    signals = Signals()
+    if threading.current_thread() is not threading.main_thread() or jax.distributed.is_initialized():
+        yield signals
+        return
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        signals.received = signal.Signals(number).name
+        for each, handler in former.items():
+            signal.signal(each, handler)
+
+    for number in former:
+        signal.signal(number, note)
+    try:
+        yield signals
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def check_finite(streak: int, *, step: int, limit: int) -> None:
+    """Stops a run whose last `limit` steps were all left out.
+
+    Raises:
+      Diverged: with what to try.
+    """
+    if streak >= limit:
+        raise Diverged(
+            f"step {step}: loss or gradient was not finite for {streak} steps in a row; their updates were left out. "
+            "Lower optimizer.learning_rate or look at the data of these steps; the last checkpoint is sound"
+        )

@@ -1,0 +1,195 @@
+"""What a run says: JSONL and TensorBoard for programs, a progress line on a terminal, plain lines elsewhere.
+
+Only process 0 speaks. A reader that goes away (`| head`) ends the speaking, never the training. After a resume the JSONL holds every
+step once: what came after the restored step is cut off before the run goes on.
+"""
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zhllama_jax import files
+
+METRICS = "metrics.jsonl"
+
+
+class Pace(NamedTuple):
+    """How fast a stretch of steps went.
+
+    Attributes:
+      seconds: its wall time.
+      tokens_per_second: tokens read, padding left out.
+      flops_per_second: model FLOP/s.
+      utilisation: share of the devices' peak; None where the peak is not known.
+    """
+
+    seconds: float
+    tokens_per_second: float
+    flops_per_second: float
+    utilisation: float | None
+
+
+class Journal:
+    """The log of one run; made by `journal`."""
+
+    def __init__(self, directory: Path, *, speaks: bool, tensorboard: bool) -> None:
+        """Use `journal`."""
+        self._directory, self._speaks = directory, speaks
+        self._first, self._total, self._started = 0, 0, 0.0
+        self._lines: Any = None
+        self._events: Any = None
+        self._bar: Any = None
+        self._tensorboard = tensorboard
+
+    def say(self, text: str) -> None:
+        """Tells the user a line."""
+        if not self._speaks:
+            return
+        try:
+            if self._bar is not None:
+                self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            else:
+                print(text, flush=True)
+        except OSError:
+            self._speaks = False
+
+    def begin(self, step: int, *, total: int) -> None:
+        """Opens the files for a run of `total` steps that goes on after `step`; later lines of a former attempt are cut off."""
+        self._first, self._total, self._started = step, total, time.monotonic()
+        if not self._speaks:
+            return
+        path = self._directory / METRICS
+        _truncate(path, step)
+        self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+        if self._tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(self._directory / "tensorboard"), purge_step=step + 1)
+        if sys.stdout.isatty():
+            self._bar = _bar(self._total, step)
+
+    def steps(self, step: int, figures: Mapping[str, float], pace: Pace) -> None:
+        """Logs a stretch of training steps that ended with `step`."""
+        seconds = {"seconds": round(pace.seconds, 4), "tokens_per_second": round(pace.tokens_per_second, 1)}
+        flops = {"flops_per_second": round(pace.flops_per_second)}
+        utilisation = {} if pace.utilisation is None else {"mfu": round(pace.utilisation, 4)}
+        self._record({"kind": "train", "step": step, **figures, **seconds, **flops, **utilisation})
+        left = _clock(self._left(step))
+        share = f"{pace.flops_per_second / 1e9:,.1f} GFLOP/s" if pace.utilisation is None else f"MFU {100 * pace.utilisation:.1f} %"
+        text = f"loss {figures['loss']:.4f}  lr {figures['learning_rate']:.2e}  norm {figures['grad_norm']:.3f}  "
+        text += f"{pace.tokens_per_second:,.0f} tokens/s  {share}"
+        if figures.get("skipped"):
+            text += f"  left out {figures['skipped']:.0f}"
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step, description=text)
+        else:
+            self.say(f"step {step:>6,}/{self._total:,}  {text}  {left} left")
+
+    def validation(self, step: int, figures: Mapping[str, Mapping[str, float | None]], *, best: bool) -> None:
+        """Logs the scores of held-out rows by source after `step`."""
+        self._record({"kind": "validation", "step": step, **figures})
+        parts = []
+        for name, score in figures.items():
+            bits = score.get("bits_per_character")
+            parts.append(f"{name}: loss {score['loss']:.4f}" + ("" if bits is None else f", {bits:.4f} bits per character"))
+        self.say(f"step {step:>6,}/{self._total:,}  validation  {'; '.join(parts)}{'  best so far' if best else ''}")
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        for stream in (self._lines, self._events):
+            if stream is not None:
+                stream.close()
+        self._lines = self._events = None
+
+    def _record(self, line: Mapping[str, Any]) -> None:
+        if self._lines is None:
+            return
+        # A number that is not finite is no JSON; null says the same.
+        self._lines.write(json.dumps(_without_nan(line), ensure_ascii=False) + "\n")
+        self._lines.flush()
+        if self._events is not None:
+            for name, value in _flat(line):
+                self._events.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+
+    def _left(self, step: int) -> float:
+        """Seconds that the rest will take at the pace so far."""
+        return (time.monotonic() - self._started) / max(step - self._first, 1) * (self._total - step)
+
+
+@contextlib.contextmanager
+def journal(directory: Path, *, speaks: bool, tensorboard: bool) -> Iterator[Journal]:
+    """A run's log under `directory`, closed at the end of the block.
+
+    Args:
+      directory: the run's.
+      speaks: whether this process writes and prints at all.
+      tensorboard: whether to write TensorBoard events too.
+    """
+    log = Journal(directory, speaks=speaks, tensorboard=tensorboard)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def read(directory: Path) -> list[dict[str, Any]]:
+    """The lines of a run's JSONL, as far as they are whole."""
+    path = directory / METRICS
+    return [line for _, line in _whole_lines(path)] if path.is_file() else []
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Leaves only the lines up to `step`; the rest belongs to steps that are done again."""
+    if path.is_file():
+        files.atomic_write(path, b"".join(raw for raw, line in _whole_lines(path) if line["step"] <= step))
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """(bytes, object) of every line that was written to its end; a kill may have cut off the last."""
+    for raw in path.read_bytes().splitlines(keepends=True):
+        try:
+            line = json.loads(raw)
+        except ValueError:
+            continue
+        if raw.endswith(b"\n") and isinstance(line, dict) and isinstance(line.get("step"), int):
+            yield raw, line
+
+
+def _bar(total: int, step: int) -> Any:
+    """The progress line of a terminal."""
+    from rich import progress
+
+    columns = [progress.MofNCompleteColumn(), progress.BarColumn(bar_width=20), progress.TextColumn("{task.description}")]
+    bar = progress.Progress(*columns, progress.TimeRemainingColumn())
+    bar.add_task("compiling", total=total, completed=step)
+    bar.start()
+    return bar
+
+
+def _clock(seconds: float) -> str:
+    """1:02:03 or 02:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute:02}:{second:02}"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flat(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in line.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}/")
+        elif name not in ("kind", "step") and isinstance(value, int | float):
+            yield prefix + name, value

@@ -1,0 +1,261 @@
+"""The training run, as a page to be read downwards: `run` sets the scene in order of need, `_train` is the loop."""
+
+import contextlib
+import functools
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from zhllama_jax import arrays, files, tree
+from zhllama_jax.data import batches
+from zhllama_jax.model import llama
+from zhllama_jax.shard import mesh as mesh_lib
+from zhllama_jax.shard import place
+from zhllama_jax.train import checkpoint, feed, flops, guard, log, optimizer, stages, takeover
+from zhllama_jax.train import config as config_lib
+from zhllama_jax.train import meter as meter_lib
+from zhllama_jax.train import state as state_lib
+from zhllama_jax.train import step as step_lib
+
+
+class Sizes(NamedTuple):
+    """How long the run is and how a global batch is cut.
+
+    Attributes:
+      steps: updates in all.
+      batch: rows of a global batch.
+      accumulation: micro-batches one after another.
+      length: tokens per row.
+    """
+
+    steps: int
+    batch: int
+    accumulation: int
+    length: int
+
+
+class Best(NamedTuple):
+    """The step with the lowest held-out loss so far; None before the first scoring."""
+
+    step: int | None = None
+    loss: float | None = None
+
+
+class Scene(NamedTuple):
+    """What the loop works with and does not change."""
+
+    experiment: config_lib.Experiment
+    sizes: Sizes
+    mesh: Mesh
+    recipe: step_lib.Recipe
+    frozen: arrays.Tree
+    source: batches.Batches
+    held_out: list[feed.HeldOut]
+    saved: checkpoint.Checkpoints
+    journal: log.Journal
+    flops_per_token: float
+
+
+def run(experiment: config_lib.Experiment) -> dict[str, Any]:
+    """Trains one stage, or goes on with it where a former process stopped, and writes what was learnt.
+
+    A run may begin in four ways: a finished one is left as it is; an unfinished one goes on after its newest sound checkpoint; a
+    new one starts from a model directory and adapters; or from random weights.
+
+    Returns:
+      What `result.json` holds: `model` and `adapters` (the ordered list to fold), and the stage's figures.
+
+    Raises:
+      FileNotFoundError, ValueError, OSError: something is missing, does not fit or cannot be written, in one sentence.
+      guard.Diverged: loss or gradient was not finite for too long.
+      guard.Interrupted: a signal came; the state is saved, and the process exits with 75.
+    """
+    output, began = Path(experiment.output), time.monotonic()
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            stack.enter_context(guard.lock(output))
+        journal = stack.enter_context(log.journal(output, speaks=jax.process_index() == 0, tensorboard=experiment.tensorboard))
+
+        # Where it runs, what it starts from and what it reads; whatever can be wrong is found here.
+        mesh = mesh_lib.make(experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor)
+        start = takeover.begin(experiment, say=journal.say)
+        place.check_heads(mesh, num_kv_heads=start.config.num_kv_heads)
+        data = feed.open_data(experiment.data, start.tokenizer, output / "data", say=journal.say)
+        source, sizes = _cut(experiment, data, mesh, context=start.config.max_position_embeddings)
+
+        # What learns: the mask parts the tree, and only the trainable part is ever differentiated.
+        plan = stages.plan(experiment.choice, start.weights)
+        takeover.check_trainable(experiment.choice, plan.mask)
+        table = stages.table(experiment.choice, start.config, experiment.lora)
+        journal.say(f"stage {experiment.choice.preset}: {str(table).splitlines()[-1]}")
+        rate = optimizer.schedule(experiment.schedule, peak=experiment.optimizer.learning_rate, steps=sizes.steps)
+        tx = optimizer.make(experiment.optimizer, rate, plan.trainable)
+        trainable, frozen = _parted(start.weights, plan, mesh, experiment.dtype)
+        state = state_lib.init(trainable, tx, mesh)
+        del trainable
+
+        # Go on after the newest sound checkpoint, if there is one; whose it is, is checked first.
+        identity = {"settings": experiment.identity(), "start": start.identity(), "data": data.identity, "sizes": _order(sizes)}
+        saved = checkpoint.Checkpoints(output / "checkpoints", identity, keep=experiment.checkpoint.keep, say=journal.say)
+        stack.callback(saved.close)
+        restored = saved.restore(state)
+        best = Best()
+        if restored is not None:
+            state, best = restored.state, Best(*restored.record["best"])
+            journal.say(f"goes on after step {int(state.step):,} of {sizes.steps:,}")
+            if int(state.step) == sizes.steps and (output / takeover.RESULT).is_file():
+                return files.read_json(output / takeover.RESULT, what="the result of a run")
+
+        recipe = step_lib.Recipe(start.config, tx, rate, _options(experiment), experiment.seed, experiment.loss_chunk)
+        cost = flops.per_token(start.config, tree.flatten(start.weights), plan.mask, length=sizes.length)
+        scene = Scene(experiment, sizes, mesh, recipe, frozen, source, data.held_out, saved, journal, cost)
+        state, best, figures = _train(scene, state, best)
+
+        # What was learnt, in the form that the next stage takes.
+        if experiment.validation.keep == "best" and best.step not in (None, sizes.steps):
+            state = saved.read(best.step, state)
+        learnt = {"trainable": table.trainable, "parameters": table.total, "percent": round(table.percent, 4)}
+        figures |= {"seconds": round(time.monotonic() - began, 1), **learnt, "validation_best": best._asdict() if best.step else None}
+        result = takeover.finish(
+            experiment, start, jax.device_get(state.trainable), prompt=data.prompt, step=_entry(experiment, sizes), figures=figures
+        )
+        journal.say(f"wrote {result['adapters'][-1] if result['adapters'] else result['model']}")
+        return result
+
+
+def _train(scene: Scene, state: state_lib.State, best: Best) -> tuple[state_lib.State, Best, dict[str, Any]]:
+    """Runs the steps that are left; returns the last state, the best step, and figures for the result."""
+    experiment, steps = scene.experiment, scene.sizes.steps
+    first = int(state.step)
+    train_step = _compile(scene, state)
+    scene.journal.begin(first, total=steps)
+    meter = meter_lib.Meter(
+        scene.journal, every=experiment.log_every, last=steps, flops_per_token=scene.flops_per_token, max_nonfinite=experiment.max_nonfinite
+    )
+    score = _scorer(scene)
+    scores: dict[str, feed.Score] = {}
+    placed = feed.train_batches(scene.source, scene.mesh, start=first, stop=steps, accumulation=scene.sizes.accumulation)
+    with guard.listen() as signals, contextlib.closing(placed):
+        for step, batch in enumerate(placed, start=first + 1):
+            state, metrics = train_step(state, scene.frozen, batch)
+            meter.add(step, metrics)
+
+            if scene.held_out and _is_due(step, experiment.validation.every, steps):
+                with meter.paused():
+                    scores = score(state.trainable)
+                    loss = feed.together(list(scores.values()))
+                    improved = best.loss is None or loss < best.loss
+                    best = Best(step, loss) if improved else best
+                    scene.journal.validation(step, {name: score._asdict() for name, score in scores.items()}, best=improved)
+
+            stopping = signals.stop_at(step)
+            keeps_best = experiment.validation.keep == "best" and best.step == step
+            if stopping or keeps_best or _is_due(step, experiment.checkpoint.every, steps):
+                with meter.paused():
+                    scene.saved.save(step, state, {"best": best}, best=best.step if experiment.validation.keep == "best" else None)
+            if stopping and step < steps:
+                scene.saved.wait()
+                scene.journal.say(f"{signals.received} received: saved after step {step:,}; the same command goes on from there")
+                raise guard.Interrupted
+        meter.flush()
+    figures = {
+        "loss": meter.latest_loss,
+        "tokens_per_second": round(meter.tokens_per_second, 1),
+        "validation": {name: score._asdict() for name, score in scores.items()},
+    }
+    return state, best, figures
+
+
+def _is_due(step: int, every: int, last: int) -> bool:
+    """Whether something done every `every` steps (0: never) and after the last is done after `step`."""
+    return step == last or (every > 0 and step % every == 0)
+
+
+def _cut(experiment: config_lib.Experiment, data: feed.Opened, mesh: Mesh, *, context: int) -> tuple[batches.Batches, Sizes]:
+    """The stream of batches, and how long and wide the run is.
+
+    Raises:
+      ValueError: sizes that do not divide, rows longer than the model's context, more steps than the data allow, or `keep: best`
+        without held-out rows.
+    """
+    if data.length > context:
+        raise ValueError(f"the data's rows have {data.length} tokens, more than the model's context of {context}: build them shorter")
+    if experiment.validation.keep == "best" and not data.held_out:
+        raise ValueError("validation.keep: best needs held-out rows: give a source held_out or validation_files")
+    batch = experiment.batch_rows(data.length)
+    accumulation = experiment.accumulation(batch=batch, devices=mesh_lib.batch_shards(mesh))
+    steps = experiment.num_steps(rows=data.num_rows, length=data.length)
+    shares = [source.share for source in experiment.data.sources]
+    source = batches.Batches(data.sources, global_batch=batch, seed=experiment.seed, shares=shares, separate=experiment.data.separate)
+    if source.num_steps is not None and steps > source.num_steps:
+        raise ValueError(f"{steps:,} steps of {batch} rows are more than the data's {source.num_steps:,} under their max_epochs")
+    return source, Sizes(steps, batch, accumulation, data.length)
+
+
+def _parted(weights: arrays.Tree, plan: stages.Plan, mesh: Mesh, dtype: str) -> tuple[arrays.Tree, arrays.Tree]:
+    """(trainables in float32, the frozen rest in the dtype of the computation), on the mesh.
+
+    Norms and the adapters' constants stay as they are: they are small, and the model computes with them in float32.
+    """
+
+    def cast(path: str, leaf: Any) -> Any:
+        if plan.mask[path]:
+            return leaf.astype(jnp.float32)
+        return leaf if path.endswith(("norm/weight", "/scale")) else leaf.astype(dtype)
+
+    trainable, frozen = tree.partition(tree.map_with_path(cast, weights), plan.mask)
+    return place.weights(trainable, mesh), place.weights(frozen, mesh)
+
+
+def _options(experiment: config_lib.Experiment) -> llama.Options:
+    """How the model computes."""
+    dropout = experiment.lora.dropout if experiment.choice.lora_targets else 0.0
+    return llama.Options(dtype=jnp.dtype(experiment.dtype), remat=experiment.remat, unroll=experiment.unroll, lora_dropout=dropout)
+
+
+def _compile(scene: Scene, state: state_lib.State) -> step_lib.Step:
+    """The compiled step; says how long that took."""
+    if int(state.step) == scene.sizes.steps:
+        return step_lib.train(scene.recipe)  # nothing is left to do
+    began = time.monotonic()
+    batch = feed.abstract_batch(scene.mesh, batch=scene.sizes.batch, accumulation=scene.sizes.accumulation, length=scene.sizes.length)
+    compiled = step_lib.compiled(step_lib.train(scene.recipe), state).lower(state, scene.frozen, batch).compile()
+    scene.journal.say(f"compiled in {time.monotonic() - began:.1f} s: {scene.sizes.batch} rows of {scene.sizes.length} tokens a step")
+    return compiled
+
+
+def _scorer(scene: Scene) -> Any:
+    """A function from trainables to the score of every held-out source by name."""
+    evaluate = jax.jit(step_lib.evaluate(scene.recipe))
+    rows = scene.sizes.batch // scene.sizes.accumulation
+    separate, max_rows = scene.experiment.data.separate, scene.experiment.validation.max_rows
+
+    def score(trainable: arrays.Tree) -> dict[str, feed.Score]:
+        of_batch = functools.partial(evaluate, trainable, scene.frozen)
+        return {
+            held_out.name: feed.score(held_out, of_batch, scene.mesh, batch=rows, separate=separate, max_rows=max_rows)
+            for held_out in scene.held_out
+        }
+
+    return score
+
+
+def _order(sizes: Sizes) -> dict[str, int]:
+    """What of the sizes decides the numbers: not how a batch is cut into micro-batches."""
+    return {"steps": sizes.steps, "batch": sizes.batch, "length": sizes.length}
+
+
+def _entry(experiment: config_lib.Experiment, sizes: Sizes) -> dict[str, Any]:
+    """This stage's line in the history of what it made."""
+    return {
+        "step": "train",
+        "stage": experiment.choice.preset,
+        "steps": sizes.steps,
+        "tokens": sizes.steps * sizes.batch * sizes.length,
+        "learning_rate": experiment.optimizer.learning_rate,
+        "seed": experiment.seed,
+    }

@@ -1,0 +1,304 @@
+"""What a stage starts from, and what it leaves behind.
+
+A stage starts from a model directory and the adapters of former stages, in order. Their rows replace rows. What becomes of their LoRA
+factors is the stage's choice:
+
+    fresh     there are none
+    continue  the last adapter's go on being trained
+    extend    they go on, and further kernels get new ones
+    fold      all of them are added to the base in memory, and new ones begin
+
+It leaves an adapter directory. After continue and extend that takes the place of the last adapter in the list; after fresh and fold
+it stands at the end. Stage full leaves a model directory.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zhllama_jax import arrays, files, tree
+from zhllama_jax.convert import fold, llama_hf, manifest, peft
+from zhllama_jax.lora import adapters, merge
+from zhllama_jax.lora import config as lora_config
+from zhllama_jax.model import config as model_config
+from zhllama_jax.model import llama
+from zhllama_jax.tokenizer import processor
+from zhllama_jax.train import config as config_lib
+
+Say = Callable[[str], None]
+MATRICES = ("embed_tokens", "lm_head")
+ADAPTER, MODEL, RESULT = "adapter", "model", "result.json"
+
+
+class Start(NamedTuple):
+    """Where a stage begins.
+
+    Attributes:
+      config: the model's shape.
+      weights: collections `params` and, for stages with LoRA, `lora`; on the host, as stored.
+      tokenizer: the model's.
+      lora: of the factors, for the written adapter; None without any.
+      former: adapters that stand before the one to be written.
+      replaced: the adapter whose place it takes, or None.
+      fingerprint: of the base's weights; None for random ones.
+      prompt: how instructions were put to the model so far.
+      history: the steps that made the model or the replaced adapter.
+      dtype: in which the base is stored.
+    """
+
+    config: model_config.LlamaConfig
+    weights: arrays.Tree
+    tokenizer: processor.Tokenizer
+    lora: lora_config.LoraConfig | None
+    former: list[peft.Adapter]
+    replaced: peft.Adapter | None
+    fingerprint: str | None
+    prompt: manifest.Prompt | None
+    history: list[dict[str, Any]]
+    dtype: str
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint of this start must agree with."""
+        listed = [*self.former, *([self.replaced] if self.replaced else [])]
+        return {
+            "base": self.fingerprint,
+            "adapters": [adapter.digest for adapter in listed],
+            "tokenizer": self.tokenizer.sha256,
+            "vocab_size": self.config.vocab_size,
+            "base_vocab_size": self.config.base_rows,
+        }
+
+
+def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
+    """Reads what the experiment starts from.
+
+    Raises:
+      FileNotFoundError: a directory is missing.
+      ValueError: adapters that do not belong together or to the model, or a take-over that their contents do not allow.
+    """
+    if isinstance(experiment.model, config_lib.NewModel):
+        return _random(experiment, experiment.model)
+    stage, directory = experiment.choice, Path(experiment.model)
+    checkpoint = llama_hf.load(directory)
+    loaded = [peft.load(path) for path in experiment.adapters]
+    fingerprint = manifest.fingerprint(directory)
+    for note in checkpoint.notes + [note for adapter in loaded for note in adapter.notes]:
+        say(f"note: {note}")
+    for note in fold.check(checkpoint.config, loaded, fingerprint=fingerprint, base=directory):
+        say(f"note: {note}")
+    tokenizer = processor.Tokenizer.load(loaded[-1].directory if loaded else directory)
+    llama_hf.check_tokenizer(checkpoint.config, tokenizer)
+    replaced = _replaced(experiment, loaded)
+    former = loaded[:-1] if replaced else loaded
+    params = checkpoint.params
+    for adapter in loaded:
+        params = peft.place_rows(checkpoint.config, params, adapter)
+    params = _folded(params, [adapter.lora for adapter in former if adapter.lora], dtype=experiment.dtype, say=say)
+    weights: arrays.Tree = {"params": params}
+    lora = experiment.lora.targeting(stage.lora_targets) if stage.lora_targets else None
+    if lora is not None:
+        weights["lora"] = _factors(params, lora, experiment, replaced)
+    prompts = [checkpoint.prompt, *(adapter.prompt for adapter in loaded)]
+    return Start(
+        config=checkpoint.config,
+        weights=weights,
+        tokenizer=tokenizer,
+        lora=lora,
+        former=former,
+        replaced=replaced,
+        fingerprint=fingerprint,
+        prompt=next((prompt for prompt in reversed(prompts) if prompt), None),
+        history=(replaced.history if replaced else []) if not stage.full else checkpoint.history,
+        dtype=tree.flatten(checkpoint.params)["norm/weight"].dtype.name,
+    )
+
+
+def check_trainable(stage: config_lib.Stage, mask: Mapping[str, bool]) -> None:
+    """Refuses trainables that an adapter directory cannot hold.
+
+    Raises:
+      ValueError: with their paths.
+    """
+    outside = [
+        path for path, learns in mask.items() if learns and not path.startswith(("lora/", *(f"params/{name}/" for name in MATRICES)))
+    ]
+    if outside and not stage.full:
+        raise ValueError(f"stage {stage.preset} trains {', '.join(outside)}, which no adapter can hold: use stage full, or freeze them")
+
+
+def finish(
+    experiment: config_lib.Experiment,
+    start: Start,
+    trainable: arrays.Tree,
+    *,
+    prompt: manifest.Prompt | None,
+    step: dict[str, Any],
+    figures: dict[str, Any],
+) -> dict[str, Any]:
+    """Writes what was learnt and, last, `result.json`, whose contents it returns.
+
+    Args:
+      experiment: the stage.
+      start: what it began with.
+      trainable: the trained leaves, with the collections on top, on the host.
+      prompt: how instructions were put to the model in this stage; None for plain text.
+      step: this stage's entry in the history.
+      figures: further figures for the result.
+    """
+    output = Path(experiment.output)
+    history = [*start.history, step]
+    if experiment.choice.full:
+        params = tree.combine(trainable)["params"]
+        llama_hf.save(
+            output / MODEL,
+            config=start.config,
+            params=params,
+            tokenizer=start.tokenizer,
+            dtype=start.dtype,
+            prompt=prompt or start.prompt,
+            history=history,
+            overwrite=True,
+        )
+        result = {"model": str(output / MODEL), "adapters": []}
+    else:
+        _save_adapter(output / ADAPTER, experiment, start, trainable, prompt=prompt, history=history)
+        former = list(experiment.adapters[:-1] if start.replaced else experiment.adapters)
+        result = {"model": str(experiment.model), "adapters": [*former, str(output / ADAPTER)]}
+    result |= {**step, **figures}
+    files.write_json(output / RESULT, result)
+    return result
+
+
+def _save_adapter(
+    directory: Path,
+    experiment: config_lib.Experiment,
+    start: Start,
+    trainable: arrays.Tree,
+    *,
+    prompt: manifest.Prompt | None,
+    history: list[dict[str, Any]],
+) -> None:
+    """Writes LoRA factors and trained rows; rows of a replaced adapter that were not trained again are handed on."""
+    params, lora = start.weights["params"], {}
+    if "lora" in start.weights:
+        constants = {path: leaf for path, leaf in tree.flatten(start.weights["lora"]).items() if path.endswith("/scale")}
+        lora = tree.unflatten({**constants, **tree.flatten(trainable.get("lora", {}))})
+    rows: dict[str, dict[str, Any]] = {}
+    for matrix in MATRICES:
+        carried = _touched(start.config, start.replaced, matrix)
+        trained = trainable.get("params", {}).get(matrix, {})
+        rows[matrix] = {**{block: params[matrix][block] for block in carried}, **trained}
+    assert start.fingerprint is not None, "an adapter has a base"
+    peft.save(
+        directory,
+        config=start.config,
+        lora=lora,
+        rows=rows,
+        lora_config=start.lora,
+        base=str(experiment.model),
+        base_fingerprint=start.fingerprint,
+        requires=[adapter.digest for adapter in start.former],
+        tokenizer=start.tokenizer,
+        prompt=prompt or (start.replaced.prompt if start.replaced else None),
+        history=history,
+        overwrite=True,
+    )
+
+
+def _touched(config: model_config.LlamaConfig, adapter: peft.Adapter | None, matrix: str) -> list[str]:
+    """The blocks of a vocabulary matrix of which an adapter holds rows."""
+    if adapter is None or matrix not in adapter.rows:
+        return []
+    ids = adapter.rows[matrix].ids
+    return [name for name, inside in (("base", ids < config.base_rows), ("extension", ids >= config.base_rows)) if inside.any()]
+
+
+def _random(experiment: config_lib.Experiment, model: config_lib.NewModel) -> Start:
+    """A model of random weights."""
+    tokenizer = processor.Tokenizer.load(model.tokenizer)
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    config = model.init.llama(vocab_size=tokenizer.vocab_size, **ids)
+    return Start(
+        config=config,
+        weights={"params": llama.init(config, jax.random.key(experiment.seed))},
+        tokenizer=tokenizer,
+        lora=None,
+        former=[],
+        replaced=None,
+        fingerprint=None,
+        prompt=None,
+        history=[],
+        dtype="float32",
+    )
+
+
+def _replaced(experiment: config_lib.Experiment, loaded: list[peft.Adapter]) -> peft.Adapter | None:
+    """The adapter whose factors go on being trained; None if new ones begin.
+
+    Raises:
+      ValueError: the adapters do not allow the take-over.
+    """
+    mode = experiment.adapter
+    with_factors = [adapter for adapter in loaded if adapter.lora]
+    if mode == "fresh" and with_factors:
+        named = ", ".join(str(adapter.directory) for adapter in with_factors)
+        raise ValueError(f"adapter: fresh, but {named} holds LoRA factors: say continue, extend or fold")
+    if mode in ("fresh", "fold"):
+        return None
+    if not with_factors:
+        raise ValueError(f"adapter: {mode}, but none of the adapters holds LoRA factors: say fresh")
+    last = loaded[-1]
+    if not last.lora:
+        raise ValueError(f"adapter: {mode} takes over the last adapter, but {last.directory} holds rows only: say fold")
+    assert last.lora_config is not None, "an adapter with factors has their configuration"
+    wanted = experiment.lora.targeting(experiment.choice.lora_targets)
+    ours, theirs = set(wanted.targets), set(last.lora_config.targets)
+    problems = []
+    if mode == "continue" and ours != theirs:
+        problems.append(f"it has factors on {', '.join(last.lora_config.targets)}, the stage on {', '.join(wanted.targets)}")
+    if mode == "extend" and not theirs < ours:
+        problems.append(
+            f"the stage's targets ({', '.join(wanted.targets)}) must hold its own ({', '.join(last.lora_config.targets)}) and more"
+        )
+    if mode == "continue":
+        for name in ("rank", "alpha", "rslora"):
+            if getattr(wanted, name) != getattr(last.lora_config, name):
+                problems.append(f"its {name} is {getattr(last.lora_config, name)}, the stage's {getattr(wanted, name)}")
+    if problems:
+        raise ValueError(f"adapter: {mode} cannot take over {last.directory}: {'; '.join(problems)}")
+    return last
+
+
+def _factors(
+    params: arrays.Tree, lora: lora_config.LoraConfig, experiment: config_lib.Experiment, replaced: peft.Adapter | None
+) -> arrays.Tree:
+    """The stage's LoRA factors: new ones, but for those taken over, which keep their rank and scale."""
+    key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
+    fresh = jax.device_get(jax.jit(lambda key: adapters.init(key, tree.abstract(params), lora))(key))
+    if replaced is None:
+        return fresh
+    return tree.unflatten({**tree.flatten(fresh), **tree.flatten(replaced.lora)})
+
+
+def _folded(params: arrays.Tree, loras: list[arrays.Tree], *, dtype: str, say: Say) -> arrays.Tree:
+    """The weights with the factors of former adapters added in float32; says what is lost if they are then rounded."""
+    if not loras:
+        return params
+    paths = {path.removesuffix("/a") + "/kernel" for lora in loras for path in tree.flatten(lora) if path.endswith("/a")}
+    before = tree.map_with_path(lambda path, leaf: np.asarray(leaf, np.float32) if path in paths else leaf, params)
+    after = jax.device_get(merge.fold(before, *loras))
+    if dtype != "float32":
+        say(_rounding(tree.flatten(before), tree.flatten(after), paths, dtype))
+    return after
+
+
+def _rounding(before: Mapping[str, Any], after: Mapping[str, Any], paths: set[str], dtype: str) -> str:
+    """How much of the adapters' change is lost when the sums are rounded."""
+    lost = sum(float(np.sum(np.square(after[path] - np.asarray(jnp.asarray(after[path], dtype), np.float32)))) for path in paths)
+    change = sum(float(np.sum(np.square(after[path] - before[path]))) for path in paths)
+    share = 100 * (lost / change) ** 0.5 if change else 0.0
+    return f"folding into {dtype}: rounding differs from the exact sum by {share:.2f} % of the size of the adapters' change"
