@@ -29,6 +29,7 @@ from zhllama_jax.cli import (
     tokenizer_report,
     tokenizer_train,
     train,
+    verify,
 )
 
 VERBS: Mapping[str, Callable[..., None]] = {
@@ -44,6 +45,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "chat": chat.run,
     "evaluate perplexity": evaluate_perplexity.run,
     "convert": convert.run,
+    "verify": verify.run,
     "stages": stages.run,
 }
 

@@ -1,0 +1,56 @@
+"""The same model or not: said, written, and in the exit status."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from zhllama_jax.cli import program
+
+
+def verify(left: Path, *words: str) -> int:
+    return program.run(["verify", "--left", str(left), *words])
+
+
+def test_the_same_weights_are_the_same_model(base_model: Path, tuned_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(base_model, "--right", str(tuned_model)) == 0
+    out, err = capsys.readouterr()
+    assert "21 of 21 are bit for bit the same; tokenizer: equal" in out
+    assert "likeliest token the same in 100.00%" in out
+    assert err == ""
+
+
+def test_a_rounded_model_differs(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "rounded"
+    assert program.run(["convert", "--input", str(base_model), "--output", str(other), "--dtype", "bfloat16"]) == 0
+    capsys.readouterr()
+    assert verify(base_model, "--right", str(other), "--logits", "false", "--output", str(tmp_path / "found.json")) == 1
+    out, err = capsys.readouterr()
+    assert "the same numbers, rounded to bfloat16" in out
+    assert err == f"zhllama: error: {base_model} and {other} are not the same weights\n"
+    assert json.loads((tmp_path / "found.json").read_text())["compared"]["equal"] is False
+
+
+def test_a_directory_is_held_against_its_manifest(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(base_model) == 0
+    assert "every file is as its manifest says" in capsys.readouterr().out
+    copy = tmp_path / "copy"
+    shutil.copytree(base_model, copy)
+    (copy / "config.json").write_text((copy / "config.json").read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05'))
+    assert verify(copy) == 1
+    out, err = capsys.readouterr()
+    assert out == "config.json has other contents than the manifest says\n"
+    assert err == f"zhllama: error: {copy} is not what its manifest says\n"
+
+
+def test_transformers_agrees(base_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    assert verify(base_model, "--transformers") == 0
+    assert "0 of 2 texts get other ids" in capsys.readouterr().out
+
+
+def test_a_missing_directory_is_one_line(base_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(base_model, "--right", "nowhere") == 1
+    assert capsys.readouterr().err == "zhllama: error: nowhere not found: expected a Hugging Face model directory\n"

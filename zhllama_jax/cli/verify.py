@@ -1,0 +1,88 @@
+"""`zhllama verify`."""
+
+from pathlib import Path
+from typing import Any
+
+from zhllama_jax.cli import terminal
+
+SHOWN = 20
+
+
+def run(*, left: Path, right: Path | None = None, logits: bool = True, transformers: bool = False, output: Path | None = None) -> None:
+    """Checks a directory against its manifest, or holds two model directories against each other.
+
+    Ends with status 1 if anything differs.
+
+    Args:
+      left: a model or adapter directory.
+      right: a second model directory; without one, the files of the first are hashed anew and held against its manifest.
+      logits: also compare logits of two models, in float32.
+      transformers: also compare the logits of the first with those of the transformers library.
+      output: JSON file for the findings.
+    """
+    from zhllama_jax import files
+
+    found: dict[str, Any] = {}
+    if right is not None:
+        found["compared"] = _compare(left, right, logits=logits)
+    else:
+        found["manifest"] = _manifest(left)
+    if transformers:
+        found["transformers"] = _transformers(left)
+    if output is not None:
+        files.write_json(output, found)
+    if right is not None and not found["compared"]["equal"]:
+        raise ValueError(f"{left} and {right} are not the same weights")
+    if found.get("manifest"):
+        raise ValueError(f"{left} is not what its manifest says")
+
+
+def _manifest(directory: Path) -> list[str]:
+    """What differs from the directory's manifest, also said."""
+    from zhllama_jax.convert import manifest
+
+    problems = manifest.verify(directory, "adapter" if (directory / "adapter_config.json").is_file() else "model")
+    for problem in problems:
+        terminal.result(problem)
+    if not problems:
+        terminal.result(f"{directory}: every file is as its manifest says")
+    return problems
+
+
+def _compare(left: Path, right: Path, *, logits: bool) -> dict[str, Any]:
+    """The comparison of two models, also said."""
+    from zhllama_jax.convert import verify
+
+    report = verify.compare(left, right, logits=logits)
+    tensors = report["tensors"]
+    worst = sorted(tensors["differing"], key=lambda entry: -float("inf") if entry["max_abs"] is None else -entry["max_abs"])
+    for entry in worst[:SHOWN]:
+        distance = "" if entry["max_abs"] is None else f"differs by up to {entry['max_abs']:.3g}: "
+        terminal.result(f"{entry['name']}: {distance}{entry['why']}")
+    if len(tensors["differing"]) > SHOWN:
+        terminal.result(f"… and {len(tensors['differing']) - SHOWN} more")
+    for side in ("left", "right"):
+        if tensors[f"only_{side}"]:
+            terminal.result(f"only in {report[side]}: {', '.join(tensors[f'only_{side}'][:SHOWN])}")
+    for name, (one, other) in report["config"].items():
+        terminal.result(f"config {name}: {one} and {other}")
+    terminal.result(f"tensors: {tensors['equal']} of {tensors['compared']} are bit for bit the same; tokenizer: {report['tokenizer']}")
+    if logits:
+        terminal.result(_logits(report["logits"]))
+    return report
+
+
+def _transformers(directory: Path) -> dict[str, Any]:
+    """The comparison with the transformers library, also said."""
+    from zhllama_jax.convert import verify
+
+    report = verify.against_transformers(directory, texts=("The sea is never full.", "江河都往海里流,海却不满。"))
+    if report is None:
+        raise ValueError("the comparison with transformers needs the libraries transformers and torch: pip install transformers torch")
+    terminal.result(f"transformers: {_logits(report['logits'])}; {report['texts_with_other_ids']} of {report['texts']} texts get other ids")
+    return report
+
+
+def _logits(found: dict[str, float]) -> str:
+    """A comparison of logits as one line."""
+    return f"logits: largest difference {found['max_abs']:.3g} beside {found['largest']:.3g}, likeliest token the same in {found['same_argmax']:.2%}"
