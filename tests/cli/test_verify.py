@@ -27,7 +27,7 @@ def test_a_rounded_model_differs(base_model: Path, tmp_path: Path, capsys: pytes
     capsys.readouterr()
     assert verify(base_model, "--right", str(other), "--logits", "false", "--output", str(tmp_path / "found.json")) == 1
     out, err = capsys.readouterr()
-    assert "the same numbers, rounded to bfloat16" in out
+    assert "the same numbers, rounded to BF16" in out
     assert err == f"zhllama: error: {base_model} and {other} are not the same weights\n"
     assert json.loads((tmp_path / "found.json").read_text())["compared"]["equal"] is False
 

@@ -57,7 +57,7 @@ def _compare(left: Path, right: Path, *, logits: bool) -> dict[str, Any]:
     tensors = report["tensors"]
     worst = sorted(tensors["differing"], key=lambda entry: -float("inf") if entry["max_abs"] is None else -entry["max_abs"])
     for entry in worst[:SHOWN]:
-        distance = "" if entry["max_abs"] is None else f"differs by up to {entry['max_abs']:.3g}: "
+        distance = "" if not entry["max_abs"] else f"differs by up to {entry['max_abs']:.3g}: "
         terminal.result(f"{entry['name']}: {distance}{entry['why']}")
     if len(tensors["differing"]) > SHOWN:
         terminal.result(f"… and {len(tensors['differing']) - SHOWN} more")
@@ -85,4 +85,5 @@ def _transformers(directory: Path) -> dict[str, Any]:
 
 def _logits(found: dict[str, float]) -> str:
     """A comparison of logits as one line."""
-    return f"logits: largest difference {found['max_abs']:.3g} beside {found['largest']:.3g}, likeliest token the same in {found['same_argmax']:.2%}"
+    same = f"likeliest token the same in {found['same_argmax']:.2%}"
+    return f"logits: largest difference {found['max_abs']:.3g}, largest logit {found['largest']:.3g}, {same}"
