@@ -1,0 +1,84 @@
+"""Guards: one trainer a directory, signals noted once, a stop before numbers rot."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from zhllama_jax.train import guard
+
+
+def test_two_trainers_on_one_directory(tmp_path) -> None:
+    with guard.lock(tmp_path / "run"):
+        with pytest.raises(ValueError, match=rf"in use by process {os.getpid()} on .*two trainers"), guard.lock(tmp_path / "run"):
+            pass
+    with guard.lock(tmp_path / "run"):
+        pass
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path) -> None:
+    code = f"""
+import pathlib, time
+from zhllama_jax.train import guard
+with guard.lock(pathlib.Path({str(tmp_path)!r})):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "locked\n"
+        with pytest.raises(ValueError, match=f"process {child.pid}"), guard.lock(tmp_path):
+            pass
+        child.kill()
+    with guard.lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted_and_the_next_one_acts(number) -> None:
+    former = signal.getsignal(number)
+    second = []
+    signal.signal(number, lambda *_: second.append(number))
+    try:
+        with guard.listen() as signals:
+            assert not signals.stop_at(1)
+            os.kill(os.getpid(), number)
+            assert signals.stop_at(2) and signals.received == number.name and not second
+            os.kill(os.getpid(), number)
+            assert second
+    finally:
+        signal.signal(number, former)
+
+
+def test_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with guard.listen():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_other_threads_listen_to_nothing() -> None:
+    found = []
+
+    def work() -> None:
+        with guard.listen() as signals:
+            found.append(signals.stop_at(1))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+def test_an_interrupted_process_exits_with_75() -> None:
+    with pytest.raises(SystemExit) as caught:
+        raise guard.Interrupted
+    assert caught.value.code == 75
+
+
+def test_too_many_bad_steps_stop_the_run() -> None:
+    guard.check_finite(2, step=7, limit=3)
+    with pytest.raises(guard.Diverged, match=r"step 8: .* 3 steps in a row.*last checkpoint is sound"):
+        guard.check_finite(3, step=8, limit=3)
