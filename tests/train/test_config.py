@@ -25,7 +25,10 @@ def test_a_presets_name_stands_for_the_stage() -> None:
 
 
 def test_all_problems_are_listed() -> None:
-    with pytest.raises(ValueError, match=r"experiment: global_batch must be above 0, got 0; name exactly one of steps, epochs and tokens, got steps, epochs"):
+    with pytest.raises(
+        ValueError,
+        match=r"experiment: global_batch must be above 0, got 0; name exactly one of steps, epochs and tokens, got steps, epochs",
+    ):
         make(global_batch=0, epochs=1.0)
 
 

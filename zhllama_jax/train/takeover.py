@@ -278,7 +278,7 @@ def _factors(
 ) -> arrays.Tree:
     """The stage's LoRA factors: new ones, but for those taken over, which keep their rank and scale."""
     key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
-    fresh = jax.device_get(jax.jit(lambda key: adapters.init(key, tree.abstract(params), lora))(key))
+    fresh = jax.device_get(adapters.init(key, tree.abstract(params), lora))
     if replaced is None:
         return fresh
     return tree.unflatten({**tree.flatten(fresh), **tree.flatten(replaced.lora)})

@@ -1,0 +1,119 @@
+"""The feed: stores built once, batches as global arrays in order, held-out rows scored once each."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zhllama_jax.data import batches, store
+from zhllama_jax.data import config as data_config
+from zhllama_jax.data.pack import Row
+from zhllama_jax.shard import mesh as mesh_lib
+from zhllama_jax.tokenizer import processor
+from zhllama_jax.train import config, feed
+
+
+@pytest.fixture(scope="module")
+def tokenizer(english_pieces) -> processor.Tokenizer:
+    return processor.Tokenizer.load(english_pieces)
+
+
+@pytest.fixture(scope="module")
+def built(tokenizer, text_data, tmp_path_factory):
+    """(directory, opened data, what was said)."""
+    directory, lines = tmp_path_factory.mktemp("data"), []
+    data = config.Data(sources=(config.Source(text=text_data),))
+    return directory, feed.open_data(data, tokenizer, directory, say=lines.append), lines
+
+
+def test_a_corpus_is_built_once_and_counted(built, tokenizer, text_data) -> None:
+    directory, opened, lines = built
+    assert len(lines) == 1 and "rows of 32 tokens" in lines[0]
+    assert opened.length == 32 and opened.prompt is None and len(opened.held_out) == 1
+    again: list[str] = []
+    data = config.Data(sources=(config.Source(text=text_data), config.Source(store=str(directory / "0"))))
+    twice = feed.open_data(data, tokenizer, directory, say=again.append)
+    assert not again and twice.num_rows == 2 * opened.num_rows
+    assert twice.identity == [opened.identity[0]] * 2
+
+
+def test_other_data_have_another_identity(built, tokenizer, text_data, tmp_path) -> None:
+    other = config.Data(sources=(config.Source(text=data_config.TextData(files=text_data.files, length=32, salt="x", held_out=0.1)),))
+    assert feed.open_data(other, tokenizer, tmp_path, say=print).identity != built[1].identity
+
+
+def test_instructions_say_how_they_are_put(tokenizer, tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"instruction": "Say yes.", "input": "", "output": "yes"}\n' * 3)
+    sft = config.Source(sft=data_config.SftData(files=(str(path),), length=256, template="alpaca"))
+    opened = feed.open_data(config.Data(sources=(sft,)), tokenizer, tmp_path / "data", say=print)
+    assert opened.prompt == ("alpaca", "joined")
+    faithful = config.Source(sft=data_config.SftData(files=(str(path),), length=256, template="alpaca", boundary="faithful"))
+    with pytest.raises(ValueError, match="in different ways"):
+        feed.open_data(config.Data(sources=(sft, faithful)), tokenizer, tmp_path / "data", say=print)
+
+
+def test_sources_of_other_lengths_are_refused(built, tokenizer, text_data, tmp_path) -> None:
+    longer = config.Source(text=data_config.TextData(files=text_data.files, length=64))
+    data = config.Data(sources=(config.Source(store=str(built[0] / "0")), longer))
+    with pytest.raises(ValueError, match="rows of 32 and 64 tokens"):
+        feed.open_data(data, tokenizer, tmp_path, say=print)
+
+
+def test_a_store_of_another_tokenizer_is_refused(built, chinese_pieces, tmp_path) -> None:
+    other = processor.Tokenizer.from_bytes(chinese_pieces.read_bytes())
+    with pytest.raises(ValueError, match="another tokenizer"):
+        feed.open_data(config.Data(sources=(config.Source(store=str(built[0] / "0")),)), other, tmp_path, say=print)
+
+
+def test_batches_come_in_order_cut_and_placed(built) -> None:
+    mesh = mesh_lib.make(4, 2, 1)
+    source = batches.Batches(built[1].sources, global_batch=16, seed=3)
+    found = list(feed.train_batches(source, mesh, start=2, stop=5, accumulation=2))
+    assert len(found) == 3
+    for step, batch in enumerate(found, start=2):
+        for ours, theirs in zip(batch, source.rows(step), strict=True):
+            np.testing.assert_array_equal(np.asarray(ours).reshape(16, 32), theirs)
+    abstract = feed.abstract_batch(mesh, batch=16, accumulation=2, length=32)
+    same = jax.tree.map(
+        lambda leaf, shape: (leaf.shape, leaf.dtype, leaf.sharding) == (shape.shape, shape.dtype, shape.sharding), batch, abstract
+    )
+    assert all(same)
+
+
+def test_a_fault_in_the_data_reaches_the_loop(built) -> None:
+    source = batches.Batches(built[1].sources, global_batch=1, seed=0, shares=[data_config.Share(max_epochs=0.01)])
+    with pytest.raises(ValueError, match="max_epochs"):
+        list(feed.train_batches(source, mesh_lib.make(devices=jax.devices()[:1]), start=0, stop=10_000, accumulation=1))
+
+
+def rows(count: int) -> list[Row]:
+    """Rows of 4 tokens, each predicted but the first."""
+    return [Row(np.full(5, n + 1, np.uint32), np.array([0, 1, 1, 1, 1], np.uint8), np.ones(5, np.uint16)) for n in range(count)]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_held_out_rows_are_scored_once_each_whatever_the_batch(batch) -> None:
+    """The cost of a token is its id here, so the mean is known."""
+    mesh = mesh_lib.make(devices=jax.devices()[:1])
+
+    def evaluate(part: batches.Batch) -> tuple:
+        return jnp.sum(part.targets * part.loss_mask), jnp.sum(part.loss_mask)
+
+    held_out = feed.HeldOut("x", rows(5), characters=10, targets=20)
+    score = feed.score(held_out, evaluate, mesh, batch=batch, separate=True, max_rows=None)
+    assert score.loss == 3.0 and score.tokens == 20
+    assert score.bits_per_character == pytest.approx(3.0 * 20 / 10 / math.log(2))
+    assert feed.score(held_out, evaluate, mesh, batch=batch, separate=True, max_rows=3).loss == 2.0
+    unknown = held_out._replace(characters=None)
+    assert feed.score(unknown, evaluate, mesh, batch=batch, separate=True, max_rows=3).bits_per_character is None
+
+
+def test_scores_of_several_sources_weigh_by_tokens() -> None:
+    assert feed.together([feed.Score(1.0, None, 30.0), feed.Score(3.0, None, 10.0)]) == 1.5
+
+
+def test_a_store_is_what_the_package_writes(built) -> None:
+    assert isinstance(built[1].sources[0], store.Store)
