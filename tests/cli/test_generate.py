@@ -1,6 +1,7 @@
 """Answers, and only answers, on standard output."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -95,3 +96,18 @@ def test_a_malformed_row_is_named_with_its_line(base_model: Path, tmp_path: Path
 def test_a_missing_model_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["generate", "--model", "nowhere", "--prompt", "x"]) == 1
     assert capsys.readouterr().err == "zhllama: error: nowhere not found: expected a Hugging Face model directory\n"
+
+
+def test_a_vocabulary_larger_than_the_model_is_one_line(
+    base_model: Path, english_pieces: Path, chinese_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(base_model, model)
+    words = ["--base", str(english_pieces), "--added", str(chinese_pieces), "--output", str(model / "tokenizer.model")]
+    assert program.run(["tokenizer", "merge", *words, "--proof_strings", "10"]) == 0
+    capsys.readouterr()
+    assert generate(model, "--prompt", "x") == 1
+    err = capsys.readouterr().err
+    assert "pieces but the model" in err
+    assert "zhllama resize" in err
+    assert err.count("\n") == 1
