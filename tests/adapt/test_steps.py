@@ -68,8 +68,8 @@ def test_changed_content_redoes_what_depends_on_it_and_a_touched_file_nothing(pi
 
 def test_a_removed_result_is_made_again(pipeline):
     pipeline.run()
-    (pipeline.output / "apart" / "partial").unlink()
-    (pipeline.output / "apart").rmdir()
+    (pipeline.output / "steps" / "apart" / "partial").unlink()
+    (pipeline.output / "steps" / "apart").rmdir()
     pipeline.run()
     assert pipeline.ran == ["apart"]
 
@@ -78,7 +78,7 @@ def test_an_interrupted_step_finds_its_folder_and_a_changed_one_an_empty_folder(
     pipeline.fail = True
     with pytest.raises(RuntimeError):
         pipeline.run()
-    (pipeline.output / "second" / "checkpoint").write_text("x")
+    (pipeline.output / "steps" / "second" / "checkpoint").write_text("x")
     pipeline.fail = False
     assert pipeline.run()["second"].figures["partial"] == 2
     assert pipeline.ran == ["second", "apart"]

@@ -26,11 +26,12 @@ class Step:
     """One step of a pipeline.
 
     Attributes:
-      name: names the step's folder and its record.
+      name: names the step, its record and, unless `folder` does, its folder.
       run: does the work in the given folder, with the figures of all former steps by name; returns its own figures (JSON).
       settings: whatever decides the result (JSON).
       reads: files and folders from outside the pipeline, whose content decides the result; glob patterns too.
       needs: names of former steps whose results this one uses.
+      folder: below the pipeline's output; None is `steps/<name>`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Step:
     settings: Any = None
     reads: Sequence[str] = ()
     needs: Sequence[str] = ()
+    folder: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ def run(steps: Sequence[Step], output: Path, say: Callable[[str], None]) -> dict
         record_path = output / ".steps" / f"{step.name}.json"
         label = f"[{index}/{len(steps)}] {step.name}"
         record = _read(record_path)
-        folder = output / step.name
+        folder = output / (step.folder or f"steps/{step.name}")
         if record is not None and record.key == key and folder.is_dir():
             say(f"{label}: done before")
             records[step.name] = record
@@ -89,7 +91,9 @@ def _check(steps: Sequence[Step]) -> None:
     for step in steps:
         missing = [name for name in step.needs if name not in seen]
         if step.name in seen or missing:
-            raise ValueError(f"step {step.name!r} stands twice" if step.name in seen else f"step {step.name!r} needs {missing}, not done before it")
+            raise ValueError(
+                f"step {step.name!r} stands twice" if step.name in seen else f"step {step.name!r} needs {missing}, not done before it"
+            )
         seen.add(step.name)
 
 

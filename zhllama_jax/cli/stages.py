@@ -81,7 +81,7 @@ def _of_file(
         yield base.training.name, base.training.stage, base.training.lora, config
     else:
         config = llama_hf.load_config(places.base_model(experiment))
-    grown = places.resized_model(experiment)
+    grown = places.of(experiment, places.RESIZED)
     if grown.is_dir():
         config = llama_hf.load_config(grown)
     else:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from zhllama_jax import files
 from zhllama_jax.convert import names, safetensors_io
@@ -16,6 +16,7 @@ from zhllama_jax.convert import names, safetensors_io
 FILE = "zhllama.json"
 VERSION = 1
 Kind = Literal["model", "adapter"]
+Boundary = Literal["joined", "faithful"]
 _SHAPE: dict[str, type] = {"fingerprint": str, "files": dict, "tensors": dict, "history": list}
 
 
@@ -23,7 +24,7 @@ class Prompt(NamedTuple):
     """How instructions were put to a model in training: the template's name, and how the answer joins it ("joined", "faithful")."""
 
     template: str
-    boundary: str = "joined"
+    boundary: Boundary = "joined"
 
 
 def write(directory: str | Path, *, kind: Kind, written: safetensors_io.Written, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,8 +87,8 @@ def prompt(contents: Mapping[str, Any] | None) -> Prompt | None:
     value = (contents or {}).get("prompt")
     if value is None:
         return None
-    if not isinstance(value, dict) or not all(isinstance(value.get(key), str) for key in Prompt._fields):
-        raise ValueError(f"{FILE}: prompt must have template and boundary, got {value!r}")
+    if not isinstance(value, dict) or not isinstance(value.get("template"), str) or value.get("boundary") not in get_args(Boundary):
+        raise ValueError(f"{FILE}: prompt must have template and boundary ({' or '.join(get_args(Boundary))}), got {value!r}")
     return Prompt(value["template"], value["boundary"])
 
 

@@ -61,7 +61,9 @@ def read(path: str | Path) -> list[Question]:
         values = {"input": "", "task": "all", **{key: row[key] for key in Question._fields if key in row}}
         missing = [key for key in Question._fields if not isinstance(values.get(key), str)]
         if missing:
-            raise ValueError(f"{path}:{number}: a question needs the text fields instruction and output; missing or no text: {', '.join(missing)}")
+            raise ValueError(
+                f"{path}:{number}: a question needs the text fields instruction and output; missing or no text: {', '.join(missing)}"
+            )
         questions.append(Question(**values))
     if not questions:
         raise ValueError(f"{path} holds no question")

@@ -19,6 +19,7 @@ from zhllama_jax.model import likelihood, llama
 from zhllama_jax.tokenizer import processor
 
 CHUNK = 512
+DEFAULT = llama.Options()
 
 
 class Score(NamedTuple):
@@ -84,7 +85,7 @@ def score(
     *,
     length: int | None = None,
     batch: int = 8,
-    options: llama.Options = llama.Options(),
+    options: llama.Options = DEFAULT,
     progress: Callable[[int], None] | None = None,
 ) -> Score:
     """Scores whole texts: each begins with BOS, and every token of it is predicted exactly once.
@@ -129,7 +130,7 @@ def total_nats(
     *,
     length: int,
     batch: int = 8,
-    options: llama.Options = llama.Options(),
+    options: llama.Options = DEFAULT,
     progress: Callable[[int], None] | None = None,
 ) -> float:
     """Sum of -ln p over all scored ids, in windows of `length` that overlap by half."""

@@ -55,7 +55,13 @@ def _vocabulary(vocabulary: Figures | None) -> str:
     if not vocabulary:
         return ""
     rows = [
-        (text["name"], text["characters"], text["tokens_before"], text["tokens_after"], text["tokens_before"] / max(text["tokens_after"], 1))
+        (
+            text["name"],
+            text["characters"],
+            text["tokens_before"],
+            text["tokens_after"],
+            text["tokens_before"] / max(text["tokens_after"], 1),
+        )
         for text in vocabulary["texts"]
     ]
     head = ("text", "characters", "tokens before", "tokens after", "times fewer")
@@ -84,7 +90,11 @@ def _answers(answers: Figures | None) -> str:
         return ""
     rows = [(row["after"], row["bits_per_character"]) for row in answers["rows"]]
     return "\n\n".join(
-        ["## Answers to held-out instructions", f"{answers['count']:,} held-out rows.", table(("after", "bits per character of the answer"), rows)]
+        [
+            "## Answers to held-out instructions",
+            f"{answers['count']:,} held-out rows.",
+            table(("after", "bits per character of the answer"), rows),
+        ]
     )
 
 
@@ -105,7 +115,9 @@ def _exams(exams: Figures | None) -> str:
 def _generation(generation: Figures | None) -> str:
     if not generation:
         return ""
-    rows = [(row["model"], row["tokens_per_second"], row["characters_per_token"], row["characters_per_second"]) for row in generation["rows"]]
+    rows = [
+        (row["model"], row["tokens_per_second"], row["characters_per_token"], row["characters_per_second"]) for row in generation["rows"]
+    ]
     head = ("vocabulary", "tokens/s", "characters/token", "characters/s")
     return "\n\n".join(["## Speed of generation", generation["remark"], table(head, rows)])
 
@@ -114,7 +126,24 @@ def _stages(stages: Sequence[Figures] | None) -> str:
     if not stages:
         return ""
     head = ("stage", "trainable", "of parameters", "per cent", "steps", "tokens", "seconds", "tokens/s", "loss first", "loss last")
-    rows = [[stage.get(key) for key in ("name", "trainable", "total", "per_cent", "steps", "tokens", "seconds", "tokens_per_second", "loss_first", "loss_last")] for stage in stages]
+    rows = [
+        [
+            stage.get(key)
+            for key in (
+                "name",
+                "trainable",
+                "parameters",
+                "percent",
+                "steps",
+                "tokens",
+                "seconds",
+                "tokens_per_second",
+                "loss_first",
+                "loss_last",
+            )
+        ]
+        for stage in stages
+    ]
     tables = [f"### {stage['name']}\n\n```\n{stage['table']}\n```" for stage in stages if stage.get("table")]
     return "\n\n".join(["## Training", table(head, rows), "![loss of each stage](plots/losses.png)", *tables])
 

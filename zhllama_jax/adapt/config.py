@@ -1,0 +1,202 @@
+"""What `zhllama adapt` is given: texts by name, a base, a vocabulary, and an ordered list of trainings. No JAX here.
+
+Texts are named once, with what of them is held out; every training, every table of the tokenizer and every evaluation refers to
+them by name, so nothing that is held out can be trained on by mistake.
+"""
+
+import dataclasses
+from typing import Literal
+
+from zhllama_jax.data import config as data_config
+from zhllama_jax.train import config as train_config
+
+INSTRUCTIONS = "instructions"
+
+
+RESERVED = frozenset(
+    {"base", "base_tokenizer", "added_tokenizer", "tokenizer", "resized", "baseline", "pretrained", "model", "ngram", "generation", "check"}
+)
+"""Names of the pipeline's own steps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NewVocabulary:
+    """A SentencePiece model to be trained by the pipeline.
+
+    Attributes:
+      texts: names of the texts to learn from (their held-out part is left out).
+      vocab_size: pieces to make.
+      model_type: bpe (a base for LLaMA must be one) or unigram.
+      character_coverage: share of the characters that get a piece of their own.
+      byte_fallback: spell the other characters in bytes.
+    """
+
+    texts: tuple[str, ...]
+    vocab_size: int
+    model_type: Literal["unigram", "bpe"] = "unigram"
+    character_coverage: float = 0.9995
+    byte_fallback: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One training of the pipeline: on what, what learns, how long.
+
+    Attributes:
+      name: names the step and its lines in the report.
+      texts: name of a text -> its weight in the mixture; `instructions` names the instruction rows.
+      stage: which weights learn.
+      adapter: what becomes of the adapters trained so far.
+      lora: the adapters' shape.
+      optimizer: AdamW's numbers.
+      schedule: the learning rate over the steps.
+      tokens: length of the training in tokens, padding included; excludes `steps`.
+      steps: length of the training in steps; excludes `tokens`.
+      global_batch: rows of a step.
+      micro_batch: rows that one device takes at a time; None takes its whole share.
+      separate: documents of one row do not see each other.
+      validation: how often the held-out part is scored.
+      checkpoint: how often the state is saved.
+    """
+
+    name: str
+    texts: dict[str, float]
+    stage: train_config.Stage
+    adapter: train_config.Takeover = "fresh"
+    lora: train_config.Lora = dataclasses.field(default_factory=train_config.Lora)
+    optimizer: train_config.Optimizer = dataclasses.field(default_factory=train_config.Optimizer)
+    schedule: train_config.Schedule = dataclasses.field(default_factory=train_config.Schedule)
+    tokens: int | None = None
+    steps: int | None = None
+    global_batch: int = 32
+    micro_batch: int | None = None
+    separate: bool = True
+    validation: train_config.Validation = dataclasses.field(default_factory=train_config.Validation)
+    checkpoint: train_config.Checkpoint = dataclasses.field(default_factory=train_config.Checkpoint)
+
+    def __post_init__(self) -> None:
+        if (self.tokens is None) == (self.steps is None):
+            raise ValueError(f"training {self.name!r}: give either tokens or steps")
+        if not self.texts:
+            raise ValueError(f"training {self.name!r}: texts is empty; name at least one with a weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The model to adapt: a directory, or one that the pipeline trains from random weights.
+
+    Attributes:
+      model: a Hugging Face directory; excludes the other fields.
+      tokenizer: a SentencePiece BPE model for a new base, or how to train one.
+      init: the new base's shape.
+      training: the new base's training; its stage must be `full`.
+    """
+
+    model: str | None = None
+    tokenizer: str | NewVocabulary | None = None
+    init: train_config.Dimensions | None = None
+    training: Training | None = None
+
+    def __post_init__(self) -> None:
+        new = {"tokenizer": self.tokenizer, "init": self.init, "training": self.training}
+        given = [name for name, value in new.items() if value is not None]
+        if self.model is not None and given:
+            raise ValueError(f"base: model is an existing directory, which excludes {', '.join(given)}")
+        if self.model is None and len(given) < len(new):
+            missing = [name for name in new if name not in given]
+            raise ValueError(f"base: give model, a Hugging Face directory, or, for a new base, also {', '.join(missing)}")
+        if self.training is not None and not self.training.stage.full:
+            raise ValueError("base: a new base learns every weight; set training.stage.preset to full")
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """What is merged into the base's tokenizer, and how the new rows begin.
+
+    Attributes:
+      added: SentencePiece models or word lists, or how to train one.
+      mode: safe, or reference (byte for byte what the original Chinese-LLaMA did).
+      script: the script whose pieces safe mode takes.
+      pad_token: append the padding piece.
+      init: how new rows begin.
+    """
+
+    added: tuple[str, ...] | NewVocabulary
+    mode: Literal["safe", "reference"] = "safe"
+    script: str = "han"
+    pad_token: bool = False
+    init: Literal["mean_of_pieces", "mean", "normal"] = "mean_of_pieces"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is measured after each step.
+
+    Attributes:
+      texts: names of texts whose held-out part is scored; empty scores every text that holds something out.
+      max_characters: characters of each held-out text that are scored, from its start.
+      exam: JSONL of instructions with one right answer each (`task` optional), for exact match; None leaves that out.
+      samples: prompts answered before and after.
+      max_new_tokens: length of answers and samples.
+      ngram: also fit a character 5-gram model on the text of the adaptation.
+      equal_compute: also train the un-extended base on the same text with equal FLOPs.
+      verify_with_transformers: compare the exported directory's logits with `transformers`, where that is installed.
+    """
+
+    texts: tuple[str, ...] = ()
+    max_characters: int = 60_000
+    exam: str | None = None
+    samples: tuple[str, ...] = ()
+    max_new_tokens: int = 48
+    ngram: bool = True
+    equal_compute: bool = True
+    verify_with_transformers: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapt:
+    """The whole pipeline.
+
+    Attributes:
+      output: directory of all results: `report.md`, the adapted `model`, and all else in `steps`.
+      texts: name -> files and what of them is held out.
+      base: the model to adapt.
+      vocabulary: what is merged into its tokenizer.
+      trainings: the stages, in order; those on instructions come last.
+      instructions: the instruction rows, if there are any.
+      adapted: name of the text whose compression, baselines and characters per second the report is about.
+      sequence_length: tokens of a row, in every training.
+      evaluation: what is measured.
+      dtype: of the computation.
+      seed: of everything random.
+    """
+
+    output: str
+    texts: dict[str, data_config.TextData]
+    base: Base
+    vocabulary: Vocabulary
+    trainings: tuple[Training, ...]
+    instructions: data_config.SftData | None = None
+    adapted: str = "chinese"
+    sequence_length: int = 256
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = []
+        known = {*self.texts, *([INSTRUCTIONS] if self.instructions else [])}
+        trainings = [*self.trainings, *([self.base.training] if self.base.training else [])]
+        for training in trainings:
+            problems += [f"training {training.name!r} names the text {name!r}" for name in training.texts if name not in known]
+        for vocabulary in (self.base.tokenizer, self.vocabulary.added):
+            if isinstance(vocabulary, NewVocabulary):
+                problems += [f"a vocabulary names the text {name!r}" for name in vocabulary.texts if name not in self.texts]
+        problems += [f"evaluation names the text {name!r}" for name in (*self.evaluation.texts, self.adapted) if name not in self.texts]
+        if problems:
+            raise ValueError(f"{'; '.join(dict.fromkeys(problems))}; there are {', '.join(sorted(known)) or 'none'}")
+        names = [training.name for training in trainings]
+        if INSTRUCTIONS in self.texts:
+            raise ValueError(f"texts: the name {INSTRUCTIONS!r} stands for the instruction rows; choose another")
+        if len(set(names)) < len(names) or set(names) & RESERVED:
+            raise ValueError(f"trainings need distinct names other than {', '.join(sorted(RESERVED))}, got {', '.join(names)}")

@@ -1,0 +1,223 @@
+"""The pipeline as one list of steps, in the order of the story, and the report at its end."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from zhllama_jax import files
+from zhllama_jax.adapt import config as config_lib
+from zhllama_jax.adapt import evaluation, places, steps, summary, training, vocabulary
+from zhllama_jax.data import config as data_config
+from zhllama_jax.eval import report
+
+REPORT = "report.md"
+
+
+def run(config: config_lib.Adapt, *, say: Callable[[str], None]) -> Path:
+    """Does what is not done yet and writes the report.
+
+    Args:
+      config: the pipeline.
+      say: takes one line before and after each step.
+
+    Returns:
+      The report, `<output>/report.md`; `report.json`, `plots/` and the adapted `model` lie beside it.
+
+    Raises:
+      FileNotFoundError, ValueError: an input is missing or does not fit; the step that found it is the last one said.
+    """
+    output = Path(config.output)
+    records = steps.run(plan(config), output, say)
+    figures = summary.collect(config, records)
+    report.plots(figures, output / "plots")
+    files.write_json(output / "report.json", figures)
+    files.atomic_write(output / REPORT, report.markdown(figures))
+    return output / REPORT
+
+
+def plan(config: config_lib.Adapt) -> list[steps.Step]:
+    """All steps of a pipeline, in order."""
+    return [*_vocabulary_steps(config), *_training_steps(config), *_measuring_steps(config)]
+
+
+def evaluated(config: config_lib.Adapt) -> list[str]:
+    """The points at which the model is measured, in order: base, resized, each training, and the baseline."""
+    points = [evaluation.base_name(config), places.RESIZED, *(training.name for training in config.trainings)]
+    return [*points, *([places.BASELINE] if _wants_baseline(config) else [])]
+
+
+def _vocabulary_steps(config: config_lib.Adapt) -> list[steps.Step]:
+    """Base tokenizer and base where they are made here; added pieces, merge, resize."""
+    made = []
+    base, added = config.base, config.vocabulary.added
+    if isinstance(base.tokenizer, config_lib.NewVocabulary):
+        made.append(_learning(config, places.BASE_TOKENIZER, base.tokenizer))
+    if base.training is not None:
+        made += [_packing(config, places.OLD, name) for name in base.training.texts]
+        made.append(
+            steps.Step(
+                base.training.name,
+                functools.partial(training.base, config),
+                settings=_settings(config, base.training, base.init),
+                needs=[_rows(places.OLD, name) for name in base.training.texts],
+            )
+        )
+    needs, reads = _base(config)
+    if isinstance(added, config_lib.NewVocabulary):
+        made.append(_learning(config, places.ADDED, added))
+    merging = steps.Step(
+        places.TOKENIZER,
+        functools.partial(vocabulary.merge_in, config),
+        settings=[_plain(config.vocabulary), {name: _plain(text) for name, text in config.texts.items()}],
+        reads=[*reads, *(added if isinstance(added, tuple) else []), *_files(config, config.texts)],
+        needs=[*needs, *([places.ADDED] if isinstance(added, config_lib.NewVocabulary) else [])],
+    )
+    growing = steps.Step(
+        places.RESIZED,
+        functools.partial(vocabulary.grow, config),
+        settings=[config.vocabulary.init, config.seed],
+        reads=reads,
+        needs=[*needs, places.TOKENIZER],
+    )
+    return [*made, merging, growing]
+
+
+def _training_steps(config: config_lib.Adapt) -> list[steps.Step]:
+    """The trainings, each on what the former left, then the baseline and the folded models."""
+    made = [_packing(config, places.NEW, name) for name in _names(config.trainings)]
+    former: str | None = None
+    for one in config.trainings:
+        made.append(
+            steps.Step(
+                one.name,
+                functools.partial(training.stage, config, one, former),
+                settings=_settings(config, one),
+                needs=[places.RESIZED, *([former] if former else []), *(_rows(places.NEW, name) for name in one.texts)],
+            )
+        )
+        former = one.name
+    pretraining = _pretraining(config)
+    if _wants_baseline(config):
+        names = list(pretraining[-1].texts)
+        there = list(config.base.training.texts) if config.base.training else []
+        made += [_packing(config, places.OLD, name) for name in names if name not in there]
+        made.append(
+            steps.Step(
+                places.BASELINE,
+                functools.partial(training.baseline, config, pretraining),
+                settings=_settings(config, pretraining[-1]),
+                needs=[*_base(config)[0], *(one.name for one in pretraining), *(_rows(places.OLD, name) for name in names)],
+            )
+        )
+    last = config.trainings[-1].name
+    folded = {places.PRETRAINED: pretraining[-1].name} if pretraining and pretraining[-1].name != last else {}
+    for name, source in {**folded, places.FINAL: last}.items():
+        made.append(steps.Step(name, functools.partial(training.export, config, source), needs=[places.RESIZED, source], folder=name))
+    return made
+
+
+def _measuring_steps(config: config_lib.Adapt) -> list[steps.Step]:
+    """One step for each point at which the model is measured, and what is measured once."""
+    measured = config.evaluation
+    last = config.trainings[-1].name
+    reads = [
+        *_files(config, config.texts),
+        *(config.instructions.files if config.instructions else ()),
+        *([measured.exam] if measured.exam else []),
+    ]
+    settings = [
+        _plain(measured),
+        _plain(config.instructions),
+        {name: _plain(text) for name, text in config.texts.items()},
+        config.sequence_length,
+    ]
+    base = evaluation.base_name(config)
+    made = []
+    for name in evaluated(config):
+        needs = [name] if name != "base" else []
+        needs += [places.RESIZED] if name not in (places.RESIZED, base) else []
+        point_reads = [*reads, *([config.base.model] if config.base.model else [])]
+        made.append(steps.Step(f"measure_{name}", functools.partial(evaluation.point, config, name), settings, point_reads, needs))
+    if measured.ngram:
+        made.append(steps.Step("ngram", functools.partial(evaluation.character_ngram, config), settings, reads))
+    needs = [places.RESIZED, last, *([base] if base != "base" else [])]
+    made.append(steps.Step("generation", functools.partial(evaluation.generation, config, last), settings, reads, needs))
+    if measured.verify_with_transformers:
+        made.append(steps.Step("check", functools.partial(evaluation.check, config), needs=[places.FINAL]))
+    return made
+
+
+def _base(config: config_lib.Adapt) -> tuple[list[str], list[str]]:
+    """(steps, files) that the base is made from."""
+    if config.base.model is not None:
+        return [], [config.base.model]
+    assert config.base.training is not None, "Base checks that a new base has its training"
+    return [config.base.training.name], []
+
+
+def _rows(tokenizer: str, name: str) -> str:
+    """The name of the step that packs a text."""
+    return f"rows_{tokenizer}_{name}"
+
+
+def _packing(config: config_lib.Adapt, tokenizer: str, name: str) -> steps.Step:
+    """Packs a text under the old or the new vocabulary."""
+    own = isinstance(config.base.tokenizer, config_lib.NewVocabulary)
+    needs: list[str]
+    reads: list[str]
+    if tokenizer == places.NEW:
+        needs, reads = [places.TOKENIZER], []
+    else:
+        needs, reads = ([places.BASE_TOKENIZER], []) if own else ([], [str(places.old_tokenizer(config))])
+    text = config.instructions if name == config_lib.INSTRUCTIONS else config.texts[name]
+    return steps.Step(
+        _rows(tokenizer, name),
+        functools.partial(training.pack, config, tokenizer, name),
+        settings=[_plain(text), config.sequence_length],
+        reads=[*reads, *_files(config, [name])],
+        needs=needs,
+        folder=f"steps/rows_{tokenizer}/{name}",
+    )
+
+
+def _learning(config: config_lib.Adapt, name: str, new: config_lib.NewVocabulary) -> steps.Step:
+    texts = {text: _plain(config.texts[text]) for text in new.texts}
+    run = functools.partial(vocabulary.learn, config, new)
+    return steps.Step(name, run, settings=[_plain(new), texts, config.seed], reads=_files(config, new.texts))
+
+
+def _settings(config: config_lib.Adapt, one: config_lib.Training, init: Any = None) -> Any:
+    """Whatever decides a training's numbers; how often it is validated and saved is not part of it."""
+    own = {name: value for name, value in dataclasses.asdict(one).items() if name not in ("checkpoint", "validation")}
+    return [own, _plain(init), config.sequence_length, config.dtype, config.seed]
+
+
+def _files(config: config_lib.Adapt, names: Sequence[str] | dict[str, Any]) -> list[str]:
+    """The files behind named texts."""
+    sources: list[data_config.TextData | data_config.SftData | None] = [
+        config.instructions if name == config_lib.INSTRUCTIONS else config.texts[name] for name in names
+    ]
+    return [path for source in sources if source is not None for path in (*source.files, *source.validation_files)]
+
+
+def _names(trainings: Sequence[config_lib.Training]) -> list[str]:
+    """The texts of some trainings, each once."""
+    return list(dict.fromkeys(name for one in trainings for name in one.texts))
+
+
+def _pretraining(config: config_lib.Adapt) -> list[config_lib.Training]:
+    """The trainings without instructions."""
+    return [one for one in config.trainings if config_lib.INSTRUCTIONS not in one.texts]
+
+
+def _wants_baseline(config: config_lib.Adapt) -> bool:
+    return config.evaluation.equal_compute and bool(_pretraining(config))
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass as JSON values without paths, whose content counts instead of their names."""
+    if value is None:
+        return None
+    return {name: item for name, item in dataclasses.asdict(value).items() if name not in ("files", "validation_files", "added", "exam")}

@@ -1,0 +1,47 @@
+"""Where the pipeline's steps leave what the others take up: models on top of the output, all else below `steps`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from zhllama_jax.adapt import config as config_lib
+
+BASE_TOKENIZER = "base_tokenizer"
+ADDED = "added_tokenizer"
+TOKENIZER = "tokenizer"
+RESIZED = "resized"
+BASELINE = "baseline"
+PRETRAINED = "pretrained"
+FINAL = "model"
+MODEL = "model"
+OLD, NEW = "old", "new"
+ADAPTER = "adapter"
+
+
+def of(config: config_lib.Adapt, step: str) -> Path:
+    """The folder of a step; the two models that the pipeline is for lie on top."""
+    return Path(config.output) / (step if step in (FINAL, PRETRAINED) else f"steps/{step}")
+
+
+def rows(config: config_lib.Adapt, tokenizer: str, text: str) -> Path:
+    """The store of a text's rows under one of the two tokenizers."""
+    return of(config, f"rows_{tokenizer}") / text
+
+
+def base_model(config: config_lib.Adapt) -> Path:
+    """The directory of the model to adapt: given, or trained by the pipeline."""
+    if config.base.model is not None:
+        return Path(config.base.model)
+    assert config.base.training is not None, "Base checks that a new base has its training"
+    return of(config, config.base.training.name) / MODEL
+
+
+def old_tokenizer(config: config_lib.Adapt) -> Path:
+    """The base's tokenizer: a model file, or a directory that holds one."""
+    if config.base.model is not None:
+        return Path(config.base.model)
+    return Path(config.base.tokenizer) if isinstance(config.base.tokenizer, str) else of(config, BASE_TOKENIZER)
+
+
+def inside(config: config_lib.Adapt, places: Sequence[str]) -> list[str]:
+    """Paths of places named relative to the pipeline's output."""
+    return [str(Path(config.output) / place) for place in places]

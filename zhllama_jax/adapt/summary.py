@@ -1,0 +1,96 @@
+"""From the records of the steps to the one tree of figures that the report is written from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from zhllama_jax.adapt import config as config_lib
+from zhllama_jax.adapt import evaluation, places, steps
+
+SMALL_BASE = 1_000_000_000
+"""Parameters below which a base says little about forgetting."""
+
+
+def collect(config: config_lib.Adapt, records: Mapping[str, steps.Record]) -> dict[str, Any]:
+    """Everything that `eval.report` shows; see its `markdown`."""
+    points = [name.removeprefix("measure_") for name in records if name.startswith("measure_")]
+    figures = {name: record.figures for name, record in records.items()}
+    measured = {name: figures[f"measure_{name}"] for name in points}
+    return {
+        "title": "Adaptation report",
+        "vocabulary": _vocabulary(figures),
+        "likelihood": _likelihood(config, measured),
+        "baselines": _baselines(figures, measured),
+        "answers": _answers(measured),
+        "exams": _exams(measured),
+        "generation": _generation(figures),
+        "stages": _stages(config, figures),
+        "samples": figures["generation"]["samples"],
+        "check": figures.get("check"),
+        "steps": [{"name": name, "seconds": record.seconds} for name, record in records.items()],
+    }
+
+
+def _vocabulary(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {"summary": figures[places.TOKENIZER]["summary"], "texts": figures[places.TOKENIZER]["texts"]}
+
+
+def _likelihood(config: config_lib.Adapt, measured: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [
+        {"after": name, **{text: score["bits_per_character"] for text, score in point["texts"].items()}}
+        for name, point in measured.items()
+        if name != places.BASELINE
+    ]
+    texts = list(rows[0])[1:]
+    remarks = []
+    last_pretraining = [one.name for one in config.trainings if config_lib.INSTRUCTIONS not in one.texts][-1:]
+    for name in last_pretraining:
+        first = measured[places.RESIZED]["texts"][config.adapted]["bits_per_character"]
+        last = measured[name]["texts"][config.adapted]["bits_per_character"]
+        remarks.append(
+            f"From the resized model to the end of `{name}` the bits per character of held-out {config.adapted} fall from {first:.3f} to "
+            f"{last:.3f}, by {100 * (1 - last / first):.1f} %."
+        )
+    if config.base.training is not None:
+        remarks.append(
+            "The base was trained here, small and briefly: what the English column shows says little about how much a 7B model forgets."
+        )
+    return {"texts": texts, "rows": rows, "remarks": remarks}
+
+
+def _baselines(figures: Mapping[str, Any], measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    if "ngram" in figures:
+        name = f"interpolated {evaluation.NGRAM_ORDER}-gram of characters, fitted on all of the adaptation's text"
+        rows.append({"name": name, **figures["ngram"]["texts"]})
+    if places.BASELINE in measured:
+        texts = {text: score["bits_per_character"] for text, score in measured[places.BASELINE]["texts"].items()}
+        rows.append({"name": "un-extended model, trained on the same text with equal FLOPs", **texts})
+    return rows
+
+
+def _answers(measured: Mapping[str, Any]) -> dict[str, Any] | None:
+    rows = [
+        {"after": name, "bits_per_character": point["answers"]["bits_per_character"]}
+        for name, point in measured.items()
+        if "answers" in point and name != places.BASELINE
+    ]
+    if not rows:
+        return None
+    return {"count": next(point["answers"]["rows"] for point in measured.values() if "answers" in point), "rows": rows}
+
+
+def _exams(measured: Mapping[str, Any]) -> dict[str, Any] | None:
+    rows = [{"after": name, **point["exam"]} for name, point in measured.items() if "exam" in point and name != places.BASELINE]
+    return {"rows": rows} if rows else None
+
+
+def _generation(figures: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [{"model": name, **figures["generation"][name]} for name in ("old", "new")]
+    gain = rows[1]["characters_per_second"] / rows[0]["characters_per_second"]
+    return {"rows": rows, "remark": f"With the new vocabulary the model writes {gain:.2f} times the characters per second."}
+
+
+def _stages(config: config_lib.Adapt, figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    trainings = [*([config.base.training] if config.base.training else []), *config.trainings]
+    names = [one.name for one in trainings] + [places.BASELINE] * (places.BASELINE in figures)
+    return [{"name": name, **figures[name]} for name in names]
