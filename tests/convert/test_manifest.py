@@ -106,8 +106,9 @@ def test_forged_fingerprint_is_found(directory: Path) -> None:
     assert manifest.verify(directory) == ["the manifest's own digests do not add up to its fingerprint"]
 
 
-def test_malformed_prompt_is_refused(directory: Path) -> None:
-    edit(directory, prompt={"template": "alpaca"})
+@pytest.mark.parametrize("prompt", [{"template": "alpaca"}, {"template": "alpaca", "boundary": "loose"}, {"boundary": "joined"}, "alpaca"])
+def test_malformed_prompt_is_refused(directory: Path, prompt: Any) -> None:
+    edit(directory, prompt=prompt)
     with pytest.raises(ValueError, match="prompt must have template and boundary"):
         llama_hf.load_prompt(directory)
 

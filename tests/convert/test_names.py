@@ -71,6 +71,15 @@ def test_find_inverts_tensors() -> None:
     assert (names.matrix("embed_tokens"), names.matrix("lm_head")) == ("model.embed_tokens.weight", "lm_head.weight")
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 300), (257, 129), (128, 256)])
+def test_tiles_make_the_transposed_matrix(shape: tuple[int, int]) -> None:
+    matrix = np.arange(shape[0] * shape[1], dtype=np.float32).reshape(shape)
+    for view in (matrix, np.asfortranarray(matrix)):
+        found = names.transposed(view)
+        assert found.flags.c_contiguous
+        np.testing.assert_array_equal(found, matrix.T)
+
+
 def test_check_lists_everything_that_is_wrong() -> None:
     shapes = dict(SHAPES)
     del shapes["model.norm.weight"]

@@ -173,6 +173,7 @@ def test_peft_loads_ours_and_merges_to_the_same_numbers(
             leaf[:] = setup["scales"][path.split("/")[-2]]
     directory = save(config=config, base=base, lora=lora, rows=random_rows(config, params, setup["blocks"]), lora_config=lora_config)
     fold.merge(base, [directory], tmp_path / "merged")
+    assert peft.load(directory).rows.keys() == ({"embed_tokens", "lm_head"} & params.keys() if setup["blocks"] else set())
 
     tokens = torch.tensor(np.random.default_rng(0).integers(0, config.vocab_size, (2, 19)))
     model = theirs.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), directory).eval()

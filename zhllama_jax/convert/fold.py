@@ -75,7 +75,7 @@ def merge(
             tokenizer=_tokenizer(model, loaded),
             dtype=dtype,
             prompt=prompt,
-            generation=files.read_json(generation) if generation.is_file() else llama_hf.PAPER_GENERATION,
+            generation=files.read_json(generation, what="a generation_config.json") if generation.is_file() else {},
             history=history,
             shard_bytes=shard_bytes,
             overwrite=overwrite,
@@ -113,8 +113,11 @@ def load(model: str | Path, adapters: Sequence[str | Path] = (), *, dtype: str |
         factors = _factors(loaded, path.removesuffix("/kernel"))
         if factors:
             leaf_LIO = np.empty(leaf.shape, target)
-            for layer in range(len(leaf)):
-                leaf_LIO[layer] = llama_hf.cast(path, _folded(leaf[layer], factors, layer), target)
+            for layer, kernel_IO in enumerate(leaf):
+                sum_IO = kernel_IO.astype(np.float32)
+                for delta_IO in _deltas(factors, layer):
+                    sum_IO += delta_IO
+                leaf_LIO[layer] = llama_hf.cast(path, sum_IO, target)
             leaf = leaf_LIO
         leaves[path] = llama_hf.cast(path, leaf, target)
     checkpoint = checkpoint._replace(
@@ -193,8 +196,9 @@ def _stream(
         described[tensor.name] = safetensors_io.describe(value)
         path = tensor.path.removeprefix("params/").removesuffix("/kernel")
         if tensor.form == "kernel" and (factors := _factors(adapters, path)):
-            assert tensor.layer is not None, "kernels are stacked"
-            value = _folded(value.T, factors, tensor.layer).T
+            value = value.astype(np.float32)
+            for delta_IO in _deltas(factors, tensor.layer):
+                value += names.transposed(delta_IO)
         value = llama_hf.cast(tensor.name, value, dtype)
         if tensor.form == "rows":
             value = _with_rows(value, path, adapters)
@@ -225,12 +229,12 @@ def _factors(adapters: Sequence[peft.Adapter], path: str) -> list[Mapping[str, n
     return found
 
 
-def _folded(kernel_IO: np.ndarray, factors: Sequence[Mapping[str, np.ndarray]], layer: int) -> np.ndarray:
-    """One layer's kernel with all products added, float32."""
-    kernel = {"kernel": kernel_IO.astype(np.float32)[None]}
-    loras = [{name: leaf[layer : layer + 1] for name, leaf in factor.items()} for factor in factors]
-    folded = lora_merge.fold({"module": kernel}, *({"module": lora} for lora in loras))
-    return np.asarray(folded["module"]["kernel"])[0]
+def _deltas(factors: Sequence[Mapping[str, np.ndarray]], layer: int | None) -> Iterator[np.ndarray]:
+    """The changes [I, O] that adapters make to one layer's kernel, float32, in order."""
+    assert layer is not None, "kernels are stacked"
+    for factor in factors:
+        a_LIR, b_LRO, scale_L = (factor[name][layer : layer + 1] for name in ("a", "b", "scale"))
+        yield np.asarray(lora_merge.delta(a_LIR, b_LRO, scale_L))[0]
 
 
 def _prompt(base: manifest.Prompt | None, adapters: Sequence[peft.Adapter]) -> manifest.Prompt | None:

@@ -135,7 +135,7 @@ def save(
       tokenizer: must not have more pieces than the model has rows.
       dtype: "float32", "float16" or "bfloat16"; None keeps the weights' own, which must then be one.
       prompt: how instructions were put to the model in training, if they were; gives the chat template.
-      generation: decoding values for `generation_config.json`.
+      generation: decoding values for `generation_config.json`; the paper's where it has none.
       history: what was done to the model so far, oldest first, JSON objects.
       shard_bytes: a file of weights is closed before it would exceed this.
       overwrite: replace an existing directory (at once, when the new one is complete).
@@ -187,7 +187,7 @@ def write(
     with files.new_directory(directory, overwrite=overwrite) as folder:
         written = safetensors_io.write(folder, plan, tensors, shard_bytes=shard_bytes)
         files.write_json(folder / CONFIG, config_hf.to_json(config, dtype))
-        files.write_json(folder / GENERATION, {**generation, **ids})
+        files.write_json(folder / GENERATION, {**_decoding(generation), **ids})
         tokenizer_hf.write(folder, tokenizer, max_length=config.max_position_embeddings, prompt=prompt)
         page = card.model(Path(directory).name, config, dtype=dtype, tokenizer=tokenizer, prompt=prompt, history=history)
         files.atomic_write(folder / "README.md", page)
@@ -235,6 +235,12 @@ def cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
         largest = np.abs(array.astype(np.float32)).max()
         raise ValueError(f"{name} holds numbers up to {largest:g}, beyond float16's 65504: store the model as bfloat16 or float32")
     return result
+
+
+def _decoding(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """`generation` without what transformers notes about itself, or the paper's values if it says nothing about sampling."""
+    said = {key: value for key, value in generation.items() if key not in ("_from_model_config", "transformers_version")}
+    return said if said.keys() & PAPER_GENERATION.keys() else {**said, **PAPER_GENERATION}
 
 
 def _read_config(directory: Path) -> tuple[config_lib.LlamaConfig, list[str]]:

@@ -56,6 +56,7 @@ _KNOWN_SIZES = {
     55_296: "the Chinese-LLaMA-2 vocabulary",
 }
 _LISTED = 8
+_TILE = 128
 
 
 class Tensor(NamedTuple):
@@ -122,7 +123,7 @@ def export(config: config_lib.LlamaConfig, params: Mapping[str, Any]) -> Iterato
             yield tensor.name, np.concatenate([np.asarray(leaves[f"{tensor.path}/{name}"])[:rows] for name, rows in logical if rows])
             continue
         leaf = leaves[tensor.path] if tensor.layer is None else leaves[tensor.path][tensor.layer]
-        yield tensor.name, np.asarray(leaf).T if tensor.form == "kernel" else np.asarray(leaf)
+        yield tensor.name, transposed(np.asarray(leaf)) if tensor.form == "kernel" else np.asarray(leaf)
 
 
 def collect(config: config_lib.LlamaConfig, read: Callable[[str], np.ndarray]) -> arrays.Tree:
@@ -136,7 +137,7 @@ def collect(config: config_lib.LlamaConfig, read: Callable[[str], np.ndarray]) -
         if tensor.form == "rows":
             leaves.update({f"{tensor.path}/{name}": block for name, block in resize.blocks(value, config).items()})
             continue
-        value = value.T if tensor.form == "kernel" else value
+        value = transposed(value) if tensor.form == "kernel" else value
         if tensor.layer is None:
             leaves[tensor.path] = np.ascontiguousarray(value)
             continue
@@ -144,6 +145,16 @@ def collect(config: config_lib.LlamaConfig, read: Callable[[str], np.ndarray]) -
             leaves[tensor.path] = np.empty((config.num_hidden_layers, *value.shape), value.dtype)
         leaves[tensor.path][tensor.layer] = value
     return tree.unflatten(leaves)["params"]
+
+
+def transposed(matrix_IO: np.ndarray) -> np.ndarray:
+    """The transposed matrix in rows of its own, tile by tile: several times faster than one strided copy."""
+    result_OI = np.empty(matrix_IO.shape[::-1], matrix_IO.dtype)
+    for row in range(0, matrix_IO.shape[0], _TILE):
+        for column in range(0, matrix_IO.shape[1], _TILE):
+            tile = slice(row, row + _TILE), slice(column, column + _TILE)
+            result_OI[tile[::-1]] = matrix_IO[tile].T
+    return result_OI
 
 
 def check(config: config_lib.LlamaConfig, shapes: Mapping[str, tuple[int, ...]], *, where: str) -> None:

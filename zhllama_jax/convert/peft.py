@@ -45,9 +45,6 @@ class Rows(NamedTuple):
     values_ND: np.ndarray
 
 
-_NO_ROWS = Rows(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
-
-
 class Adapter(NamedTuple):
     """An adapter directory in memory.
 
@@ -118,7 +115,7 @@ def save(
       ValueError: the directory exists, or there is nothing to write.
     """
     trained = {name: _trained_rows(config, blocks) for name, blocks in rows.items() if blocks}
-    if config.tie_word_embeddings and len(trained.get("embed_tokens", _NO_ROWS).ids) == config.vocab_size:
+    if config.tie_word_embeddings and "embed_tokens" in trained and len(trained["embed_tokens"].ids) == config.vocab_size:
         trained["lm_head"] = trained["embed_tokens"]  # PEFT cuts the tie when it saves whole matrices, so it needs both
     if not lora and not trained:
         raise ValueError("an adapter without LoRA factors and without rows: nothing was trained")
@@ -226,9 +223,7 @@ def check_fits(adapter: Adapter, config: config_lib.LlamaConfig) -> None:
             problems.append(f"{path}: layers, inputs, outputs are {found}, the model's {(config.num_hidden_layers, fan_in, fan_out)}")
     for name, some in adapter.rows.items():
         if f"params/{name}" not in wanted:
-            tied = adapter.rows.get("embed_tokens", _NO_ROWS)
-            if not np.array_equal(some.ids, tied.ids) or not np.array_equal(some.values_ND, tied.values_ND):
-                problems.append(f"it holds rows of {name}, which the model ties to embed_tokens")
+            problems.append(f"it holds rows of {name}, which the model ties to embed_tokens")
         elif some.values_ND.shape[1] != config.hidden_size:
             problems.append(f"its rows of {name} are {some.values_ND.shape[1]} wide, the model's {config.hidden_size}")
     largest = max([*(int(some.ids[-1]) + 1 for some in adapter.rows.values()), adapter.vocab_size or 0])
@@ -246,8 +241,7 @@ def place_rows(config: config_lib.LlamaConfig, params: Mapping[str, Any], adapte
     """The params with the adapter's rows in the place of the model's; blocks that change become float32 NumPy arrays."""
     check_fits(adapter, config)
     result = dict(params)
-    for name in adapter.rows.keys() & params.keys():
-        some = adapter.rows[name]
+    for name, some in adapter.rows.items():
         result[name] = dict(params[name])
         for block, first, count in (("base", 0, config.base_rows), ("extension", config.base_rows, config.extension_rows)):
             inside = (some.ids >= first) & (some.ids < first + count)
@@ -289,7 +283,7 @@ def _tensors(
 ) -> Iterator[tuple[str, np.ndarray]]:
     leaves = tree.flatten(lora)
     for name, _, (path, layer) in factors:
-        yield name, np.asarray(leaves[path][layer], np.float32).T
+        yield name, names.transposed(np.asarray(leaves[path][layer], np.float32))
     for matrix, some in trained.items():
         yield _rows_name(config, matrix, some), some.values_ND
 
@@ -331,6 +325,12 @@ def _parse(reader: safetensors_io.Reader, settings: peft_config.Settings, *, whe
         raise ValueError(f"{where}: tensors that are no LoRA factor and no rows of a LLaMA: {names.listed(unknown)}")
     if not factors and not rows:
         raise ValueError(f"{where}: the adapter is empty")
+    if (
+        settings.tied
+        and set(rows) == {"embed_tokens", "lm_head"}
+        and np.array_equal(rows["embed_tokens"].values_ND, rows["lm_head"].values_ND)
+    ):
+        del rows["lm_head"]
     leaves: dict[str, np.ndarray] = {}
     for path, found_names in factors.items():
         leaves.update(_stack(reader, settings, path, found_names, where))
@@ -371,7 +371,7 @@ def _indexed(ids: Sequence[int] | None, values_ND: np.ndarray, where: str) -> Ro
 
 
 def _float32(reader: safetensors_io.Reader, name: str) -> np.ndarray:
-    value = reader.read(name).astype(np.float32)
+    value = reader.read(name).astype(np.float32, copy=False)
     if value.ndim != 2:
         raise ValueError(f"{reader.file(name)}: {name} must be a matrix, got shape {list(value.shape)}")
     return value

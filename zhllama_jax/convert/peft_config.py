@@ -60,6 +60,7 @@ class Settings(NamedTuple):
       rank, alpha, dropout, rslora: of the factors.
       rank_pattern, alpha_pattern: exceptions, by the end of a module's name.
       indices: rows by matrix ("embed_tokens", "lm_head") where not all were trained.
+      tied: the head's rows are the embedding's, and stand in the file twice.
     """
 
     rank: int
@@ -69,6 +70,7 @@ class Settings(NamedTuple):
     rank_pattern: dict[str, int]
     alpha_pattern: dict[str, float]
     indices: dict[str, list[int]]
+    tied: bool
 
     def rank_and_scale(self, module: str) -> tuple[int, float]:
         """(rank, scale) of one module, `model.layers.0.self_attn.q_proj`."""
@@ -113,7 +115,7 @@ def read(path: str | Path) -> tuple[Settings, list[str]]:
         raise ValueError(f"{path}: {'; '.join(problems)}")
     unknown = sorted(raw.keys() - _ONLY.keys() - _NEUTRAL - set(_USED))
     notes = [f"{path}: unknown keys are ignored: {', '.join(key[:40] for key in unknown[:20])}"] if unknown else []
-    return Settings(rank, float(alpha), float(dropout), rslora, ranks, alphas, indices), notes
+    return Settings(rank, float(alpha), float(dropout), rslora, ranks, alphas, indices, raw.get("ensure_weight_tying") is True), notes
 
 
 def to_json(
