@@ -23,19 +23,22 @@ def delta(a_LIR: arrays.Array, b_LRO: arrays.Array, scale_L: arrays.Array) -> ar
 def fold(params: Mapping[str, Any], *loras: Mapping[str, Any]) -> arrays.Tree:
     """The weights with all adapters added, in order; each kernel keeps its dtype and is rounded once, at the end.
 
+    One kernel after the other, so that only one float32 kernel and its changes exist at a time.
+
     Raises:
-      ValueError: an adapter whose path names no kernel.
+      ValueError: an adapter whose path names no kernel; all such paths are named.
     """
     leaves = tree.flatten(params)
-    deltas: dict[str, Any] = {}
-    for lora in loras:
-        adapter = tree.flatten(lora)
-        for path in [path.removesuffix("/a") for path in adapter if path.endswith("/a")]:
-            if f"{path}/kernel" not in leaves:
-                raise ValueError(f"the adapter's {path} names no kernel of the model")
-            change_LIO = delta(adapter[f"{path}/a"], adapter[f"{path}/b"], adapter[f"{path}/scale"])
-            deltas[path] = deltas[path] + change_LIO if path in deltas else change_LIO
-    for path, change_LIO in deltas.items():
+    adapters = [tree.flatten(lora) for lora in loras]
+    paths = dict.fromkeys(path.removesuffix("/a") for adapter in adapters for path in adapter if path.endswith("/a"))
+    unknown = [path for path in paths if f"{path}/kernel" not in leaves]
+    if unknown:
+        raise ValueError(f"the adapter's {', '.join(unknown)} name no kernel of the model")
+    for path in paths:
         kernel_LIO = leaves[f"{path}/kernel"]
-        leaves[f"{path}/kernel"] = (jnp.asarray(kernel_LIO, jnp.float32) + change_LIO).astype(kernel_LIO.dtype)
+        sum_LIO = jnp.asarray(kernel_LIO, jnp.float32)
+        for adapter in adapters:
+            if f"{path}/a" in adapter:
+                sum_LIO += delta(adapter[f"{path}/a"], adapter[f"{path}/b"], adapter[f"{path}/scale"])
+        leaves[f"{path}/kernel"] = sum_LIO.astype(kernel_LIO.dtype)
     return tree.unflatten(leaves)
