@@ -25,10 +25,13 @@ class LoraConfig:
     rslora: bool = False
 
     def __post_init__(self) -> None:
+        targets: object = self.targets
+        if isinstance(targets, str):
+            raise ValueError(f"lora targets must be a list of names, got {targets!r}")
         object.__setattr__(self, "targets", tuple(self.targets))
         problems = []
-        if self.rank < 1:
-            problems.append(f"lora rank must be at least 1, got {self.rank}")
+        if not isinstance(self.rank, int) or self.rank < 1:
+            problems.append(f"lora rank must be a whole number of at least 1, got {self.rank!r}")
         if not self.alpha > 0:
             problems.append(f"lora alpha must be above 0, got {self.alpha}")
         if not 0 <= self.dropout < 1:

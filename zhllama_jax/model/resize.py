@@ -67,9 +67,9 @@ def grow(
       shape does not change.
 
     Raises:
-      ValueError: nothing to add, a piece outside the old vocabulary, or an unknown init.
+      ValueError: nothing to add, a piece outside the old vocabulary, an unknown init, or "normal" without a key.
     """
-    _check(config, pieces, init)
+    _check(config, pieces, init, key)
     vocab_size = config.vocab_size + len(pieces)
     grown = config.replace(
         vocab_size=vocab_size,
@@ -82,7 +82,7 @@ def grow(
             continue  # tied: the head has no rows of its own
         old_VD = rows(params[name], config)
         if init == "normal":
-            assert key is not None, "init='normal' needs a key"
+            assert key is not None, "_check asks for it"
             shape = (len(pieces), config.hidden_size)
             new_VD: arrays.Array = layers.INITIALIZER_RANGE * jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
         else:
@@ -104,9 +104,11 @@ def mean_rows(rows_VD: arrays.Array, pieces: Sequence[Sequence[int]]) -> arrays.
     return jnp.where(jnp.asarray(length_N == 0)[:, None], rows_VD.mean(axis=0)[None], mean_ND)
 
 
-def _check(config: config_lib.LlamaConfig, pieces: Sequence[Sequence[int]], init: str) -> None:
+def _check(config: config_lib.LlamaConfig, pieces: Sequence[Sequence[int]], init: str, key: arrays.Array | None) -> None:
     if init not in get_args(Init):
         raise ValueError(f"init must be one of {', '.join(get_args(Init))}, got {init!r}")
+    if init == "normal" and key is None:
+        raise ValueError("init 'normal' needs a key")
     if not pieces:
         raise ValueError(f"nothing to add: the model has {config.vocab_size:,} rows already")
     outside = {id_ for entry in pieces for id_ in entry if not 0 <= id_ < config.vocab_size}
