@@ -12,9 +12,9 @@ from zhllama_jax.train import guard
 
 
 def test_two_trainers_on_one_directory(tmp_path) -> None:
-    with guard.lock(tmp_path / "run"):
-        with pytest.raises(ValueError, match=rf"in use by process {os.getpid()} on .*two trainers"), guard.lock(tmp_path / "run"):
-            pass
+    words = rf"in use by process {os.getpid()} on .*two trainers"
+    with guard.lock(tmp_path / "run"), pytest.raises(ValueError, match=words), guard.lock(tmp_path / "run"):
+        pass
     with guard.lock(tmp_path / "run"):
         pass
 

@@ -1,0 +1,176 @@
+"""Whole runs: kill, signal and resume give the bits of a run that nobody disturbed."""
+
+import dataclasses
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zhllama_jax import tree
+from zhllama_jax.convert import llama_hf, manifest, peft
+from zhllama_jax.data import config as data_config
+from zhllama_jax.train import config, feed, guard, log, loop
+
+
+def experiment(base: Path, output: Path, small: dict, **changes) -> config.Experiment:
+    return config.Experiment(**{**small, "model": str(base), "output": str(output), "stage": "pretrain_lora", **changes})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(base, small, tmp_path_factory) -> dict:
+    """The result of one LoRA run from beginning to end."""
+    return loop.run(experiment(base, tmp_path_factory.mktemp("undisturbed"), small, steps=40, validation=config.Validation(every=0)))
+
+
+def test_a_model_is_trained_from_random_weights(base) -> None:
+    lines = log.read(base.parent)
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert losses[-1] < losses[0] - 0.5
+    scores = [line["text"] for line in lines if line["kind"] == "validation"]
+    assert len(scores) == 2 and scores[1]["bits_per_character"] < scores[0]["bits_per_character"]
+    assert manifest.verify(base) == []
+    assert llama_hf.load(base).params["norm"]["weight"].dtype == np.float32, "tiny models stay float32"
+
+
+def test_a_stage_leaves_an_adapter_and_its_base_alone(base, undisturbed) -> None:
+    (adapter,) = undisturbed["adapters"]
+    loaded = peft.load(adapter)
+    assert loaded.base_fingerprint == manifest.fingerprint(base) and not loaded.requires
+    assert set(loaded.rows) == {"embed_tokens", "lm_head"}
+    assert loaded.lora_config.rank == 2 and len(loaded.lora_config.targets) == 4
+    assert all(np.any(leaf) for path, leaf in tree.flatten(loaded.lora).items() if path.endswith("/b")), "every factor has learnt"
+    assert undisturbed["trainable"] < undisturbed["parameters"] and undisturbed["model"] == str(base)
+    assert json.loads((Path(adapter).parent / "result.json").read_text()) == undisturbed
+
+
+def test_a_finished_run_is_left_as_it_is(base, small, undisturbed) -> None:
+    output = Path(undisturbed["adapters"][0]).parent
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file() and path.name != ".lock"}
+    again = loop.run(experiment(base, output, small, steps=40, validation=config.Validation(every=0)))
+    assert again == undisturbed
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file() and path.name != ".lock"} == before
+
+
+def start(chosen: config.Experiment, folder: Path) -> subprocess.Popen:
+    """The run in a process of its own."""
+    path = folder / "experiment.pickle"
+    path.write_bytes(pickle.dumps(chosen))
+    code = f"import pickle, pathlib; from zhllama_jax.train import loop; loop.run(pickle.loads(pathlib.Path({str(path)!r}).read_bytes()))"
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, child: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert child.poll() is None, f"the run ended too early: {child.stdout.read()}"
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.005)
+
+
+def test_killed_interrupted_and_resumed_the_bits_are_the_same(base, small, undisturbed, tmp_path) -> None:
+    output = tmp_path / "run"
+    chosen = experiment(base, output, small, steps=40, validation=config.Validation(every=0))
+
+    with start(chosen, tmp_path) as child:
+        wait_for(lambda: list(output.glob("checkpoints/commits/*.json")), child)
+        child.kill()
+    assert child.returncode == -signal.SIGKILL
+    assert not (output / "adapter").exists()
+
+    with start(chosen, tmp_path) as child:
+        said = [next(child.stdout)]
+        while not said[-1].startswith("step "):
+            said.append(next(child.stdout))
+        os.kill(child.pid, signal.SIGTERM)
+        said += child.stdout
+    assert any(line.startswith("goes on after step ") for line in said)
+    if child.wait() == guard.EXIT_CODE:  # else it was through before the signal came
+        assert said[-1].startswith("SIGTERM received: saved after step ")
+        saved_at = int(said[-1].split("step ")[1].split(";")[0])
+        assert saved_at == max(int(path.stem) for path in output.glob("checkpoints/commits/*.json"))
+    else:
+        assert child.returncode == 0
+
+    result = loop.run(chosen)
+    ours, theirs = Path(result["adapters"][0]), Path(undisturbed["adapters"][0])
+    assert (ours / "adapter_model.safetensors").read_bytes() == (theirs / "adapter_model.safetensors").read_bytes()
+    losses = [{line["step"]: line["loss"] for line in log.read(folder.parent) if line["kind"] == "train"} for folder in (ours, theirs)]
+    steps = [line["step"] for line in log.read(output) if line["kind"] == "train"]
+    assert steps == sorted(set(steps)) and steps[-1] == 40, "no step stands twice"
+    assert all(losses[1][step] == loss for step, loss in losses[0].items())
+
+
+def test_a_checkpoint_of_other_settings_is_refused(base, small, undisturbed) -> None:
+    output = Path(undisturbed["adapters"][0]).parent
+    other = experiment(base, output, small, steps=40, validation=config.Validation(every=0), optimizer=config.Optimizer(learning_rate=1e-3))
+    with pytest.raises(ValueError, match=r"another run: settings.optimizer.learning_rate was 0.01 and is 0.001. Choose another output"):
+        loop.run(other)
+
+
+def test_the_best_step_is_the_one_written(base, small, tmp_path, monkeypatch) -> None:
+    """Scores are made up: the fourth of six steps wins, so what is written must be what a run of four steps writes."""
+    constant = {
+        "schedule": config.Schedule(kind="constant", warmup_steps=0),
+        "stage": "embeddings",
+        "checkpoint": config.Checkpoint(every=1, keep=1),
+    }
+    short = loop.run(experiment(base, tmp_path / "short", small, **{**constant, "steps": 4}))
+    made_up = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(feed, "together", lambda scores: next(made_up))
+    best = config.Validation(every=2, max_rows=4, keep="best")
+    result = loop.run(experiment(base, tmp_path / "best", small, validation=best, **constant))
+    assert result["validation_best"] == {"step": 4, "loss": 1.0}
+    written = [Path(found["adapters"][0]) / "adapter_model.safetensors" for found in (result, short)]
+    assert written[0].read_bytes() == written[1].read_bytes()
+    kept = sorted(int(path.stem) for path in (tmp_path / "best" / "checkpoints" / "commits").iterdir())
+    assert kept == [4, 6]
+
+
+def test_a_run_that_diverges_stops_with_its_last_checkpoint(base, small, tmp_path) -> None:
+    wild = config.Optimizer(learning_rate=1e30, clip_norm=0)
+    chosen = experiment(base, tmp_path, small, stage="full", optimizer=wild, steps=20, max_nonfinite=3)
+    with pytest.raises(guard.Diverged, match="3 steps in a row"):
+        loop.run(chosen)
+    assert list(tmp_path.glob("checkpoints/commits/*.json"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": None, "tokens": 10**9, "data": "once"}, "are more than the data's"),
+        ({"validation": config.Validation(keep="best"), "data": "once"}, "needs held-out rows"),
+        ({"global_batch": 5, "mesh": config.Mesh(data=2)}, "cannot be split over 2 devices"),
+        ({"mesh": config.Mesh(data=1, tensor=8)}, "2 key/value heads"),
+        ({"data": "long"}, "rows have 128 tokens, more than the model's context of 64"),
+        ({"model": "nowhere"}, "nowhere not found"),
+        ({"stage": "new_rows"}, "zhllama resize"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_computed(base, small, corpus, tmp_path, changes, words) -> None:
+    datasets = {
+        "once": config.Source(text=data_config.TextData((str(corpus),), length=32), share=data_config.Share(max_epochs=1)),
+        "long": config.Source(text=data_config.TextData((str(corpus),), length=128)),
+    }
+    chosen = dict(changes)
+    if "data" in chosen:
+        chosen["data"] = config.Data(sources=(datasets[chosen["data"]],))
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        loop.run(experiment(base, tmp_path, small, **chosen))
+
+
+def test_two_devices_learn_what_one_learns(base, small, tmp_path) -> None:
+    """The same run on a mesh of two: other rounding, nothing else."""
+    chosen = experiment(base, tmp_path / "two", small, stage="embeddings", mesh=config.Mesh(data=1, fsdp=2))
+    one = dataclasses.replace(chosen, output=str(tmp_path / "one"), mesh=config.Mesh(1, 1, 1), micro_batch=2)
+    for each in (chosen, one):
+        loop.run(each)
+    losses = [[line["loss"] for line in log.read(tmp_path / name) if line["kind"] == "train"] for name in ("two", "one")]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
