@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from zhllama_jax.demo import instructions, lexicon
+from zhllama_jax.demo import chinese, english, instructions, lexicon
 from zhllama_jax.demo.draw import Draw
+from zhllama_jax.demo.speech import Speech
 
 NAMES = sorted(
     {str(word.zh) for word in (*lexicon.CATEGORY, *lexicon.OPPOSITE, *lexicon.JOBS, *lexicon.DAYS, *lexicon.MEASURED)}
@@ -26,7 +27,7 @@ def split(request: pytest.FixtureRequest) -> tuple[list[dict[str, str]], list[di
 def _subject_and_wording(row: dict[str, str]) -> tuple[str, str]:
     """The word that a fact is asked about, and the instruction with it cut out."""
     body = row["instruction"]
-    for opening in filter(None, instructions.OPENINGS):
+    for opening in filter(None, chinese.SPEECH.openings):
         body = body.removeprefix(opening)
     subject = next(name for name in NAMES if re.search(rf"(?<![a-z]){name}(?![a-z])", body))
     return subject, row["instruction"].replace(subject, "X", 1)
@@ -63,22 +64,20 @@ def test_held_out_facts_are_known_in_other_words(split: tuple[list[dict[str, str
 
 
 def test_held_out_wordings_are_made_of_known_pieces(split: tuple[list[dict[str, str]], list[dict[str, str]]]) -> None:
+    def pieces(rows: list[dict[str, str]]) -> set[tuple[str, str]]:
+        """Opening, question and ending of every fact question, by task."""
+        found = set()
+        for row in rows:
+            if row["task"] not in instructions.FACT_TASKS:
+                continue
+            wording = _wording(row)
+            opening = next(filter(wording.startswith, filter(None, chinese.SPEECH.openings)), "")
+            ending = next(filter(wording.endswith, sorted(chinese.SPEECH.endings, key=len, reverse=True)))
+            found |= {(row["task"], piece) for piece in (opening, ending, wording.removeprefix(opening).removesuffix(ending))}
+        return found
+
     train, held_out = split
-    for pieces in (instructions.OPENINGS, instructions.ENDINGS):
-        for piece in pieces:
-            assert any(row["instruction"].startswith(piece) or row["instruction"].endswith(piece) for row in train)
-    known = {
-        (row["task"], re.sub("？.*", "", _wording(row)).split("，")[-1].split("：")[-1])
-        for row in train
-        if row["task"] in instructions.FACT_TASKS
-    }
-    asked = {
-        (row["task"], re.sub("？.*", "", _wording(row)).split("，")[-1].split("：")[-1])
-        for row in held_out
-        if row["task"] in instructions.FACT_TASKS
-    }
-    strip = {(task, question.removesuffix("呢")) for task, question in known}
-    assert {(task, question.removesuffix("呢")) for task, question in asked} <= strip
+    assert pieces(held_out) <= pieces(train)
 
 
 def test_no_instruction_occurs_in_both(split: tuple[list[dict[str, str]], list[dict[str, str]]]) -> None:
@@ -119,3 +118,18 @@ def test_reading_answers_stand_in_the_input_and_not_in_the_question(split: tuple
 def test_the_table_lists_every_task() -> None:
     documented = set(re.findall(r"^\| (\w+) +\|", instructions.__doc__ or "", re.MULTILINE)) - {"task"}
     assert documented == {task.__name__ for task in instructions.TASKS}
+
+
+def test_every_question_belongs_to_a_task() -> None:
+    names = {task.__name__ for task in instructions.TASKS}
+    assert {asked.split()[0] for asked in chinese.QUESTIONS} == names
+    assert {asked.split()[0] for asked in english.QUESTIONS} == {task.__name__ for task in instructions.TASKS_OF_ANY_LANGUAGE}
+
+
+@pytest.mark.parametrize("speech", [chinese.SPEECH, english.SPEECH], ids=["chinese", "english"])
+def test_an_exercise_is_one_sentence(speech: Speech) -> None:
+    draw = Draw(0, held_out=False, stream="exercise")
+    for _ in range(300):
+        text = instructions.exercise(draw, speech)
+        assert text.count(speech.full_stop) == 1
+        assert text.endswith(speech.full_stop)

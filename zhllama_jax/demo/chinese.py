@@ -4,12 +4,14 @@ A pattern is a sequence of sentences, a sentence a choice of wordings. Fields ar
 measure word, `{items}` a list joined the Chinese way. A question and its answer are one sentence here: units end at `。`.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from zhllama_jax.demo import lexicon
 from zhllama_jax.demo.draw import Draw
 from zhllama_jax.demo.lexicon import Word
 from zhllama_jax.demo.scenes import Fact, Part, Scene
+from zhllama_jax.demo.speech import Speech
 
 PATTERNS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "pet": (
@@ -67,8 +69,60 @@ PATTERNS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "lesson": (("{facts}。", "老师说：“{facts}”。"),),
 }
 
-# What stands between two scenes of a document.
-JOINT: Final = ""
+PUNCTUATION: Final = "，。、？！：“”"
+
+# Questions of the exercises by task and what is asked; `{x}` is the word asked about, `{p}` {c} {l} {v} parts of a sentence.
+QUESTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "category": ("{x}是什么", "{x}是哪一种东西", "{x}是一种什么", "{x}是哪一类"),
+    "opposite": ("{x}的反义词是什么", "什么和{x}相反", "{x}和什么相反", "{x}的反义词是哪个"),
+    "workplace": ("{x}在哪里工作", "{x}去哪里工作", "{x}工作在哪里", "{x}每天在哪里工作"),
+    "weekday after": ("{x}后面是星期几", "{x}后面是哪天", "{x}后面是什么"),
+    "weekday before": ("{x}前面是星期几", "{x}前面是哪天", "{x}前面是什么"),
+    "weekday next": ("{x}后面第二天是星期几", "{x}后面第二天是哪天", "{x}后面第二天是什么"),
+    "measure": ("{x}的量词是什么", "{x}用什么量词", "{x}的量词是哪个", "我们说一什么{x}"),
+    "to_english": ("{x}的英文是什么", "{x}用英文是什么", "{x}的英文是哪个", "{x}用英文说是什么"),
+    "to_chinese": ("英文 {x} 是什么", " {x} 用中文是什么", " {x} 的中文是什么", "英文 {x} 用中文说是什么"),
+    "pick": ("{x}个是什么？", "请说出{x}个：", "{x}个是哪个？"),
+    "count": ("一共有几个？", "一共几样东西？", "下面有几个词？"),
+    "repeat": ("请重复一遍：", "请再说一遍：", "重复下面的词："),
+    "reverse": ("请从后往前说：", "从后往前是什么？", "请从后往前重复："),
+    "member": ("下面有没有{x}？", "有没有{x}？", "里面有没有{x}？"),
+    "compare more": ("哪个更大？", "更大的是哪个？", "更大的是什么？"),
+    "compare less": ("哪个更小？", "更小的是哪个？", "更小的是什么？"),
+    "extract who": ("谁在{l}{v}？",),
+    "extract where": ("{p}在哪里？",),
+    "extract what": ("{p}在{l}做什么？",),
+    "extract when": ("{p}什么时候在{l}？",),
+    "extract text": ("{d}，{p}在{l}{v}", "{p}{d}在{l}{v}", "{d}，{p}去{l}{v}"),
+    "recall colour": ("{p}的{a}是什么颜色？",),
+    "recall owner": ("{c}的{a}是谁的？",),
+    "recall thing": ("{p}有什么？",),
+    "recall text": ("{p1}有一{a1.m}{c1}的{a1}，{p2}有一{a2.m}{c2}的{a2}",),
+}
+
+
+def _name(word: Word) -> str:
+    return word.zh
+
+
+def _row(words: Sequence[Word]) -> str:
+    return listed(tuple(words))
+
+
+SPEECH: Final = Speech(
+    questions=QUESTIONS,
+    openings=("", "请问，", "请告诉我，", "我想知道，", "请回答：", "想一想，"),
+    endings=("？", "呢？", "？请说！", "？谢谢！"),
+    name=_name,
+    row=_row,
+    last="最后一",
+    yes="有",
+    no="没有",
+    full_stop="。",
+    exercise="问题：{instruction}{input}，回答：{output}。",
+    heading="",
+    joint="",
+)
 
 
 def tell(scene: Scene, draw: Draw) -> str:

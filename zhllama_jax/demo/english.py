@@ -5,12 +5,14 @@ word with its article, `{a.s}` its plural, `{items}` a list with articles. Units
 one sentence here.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from zhllama_jax.demo import lexicon
 from zhllama_jax.demo.draw import Draw
 from zhllama_jax.demo.lexicon import English, Word
 from zhllama_jax.demo.scenes import Fact, Part, Scene
+from zhllama_jax.demo.speech import Speech
 
 PATTERNS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "pet": (
@@ -98,8 +100,57 @@ PATTERNS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "lesson": (("{facts}.", 'The teacher said: "{facts}".'),),
 }
 
-# What stands between two scenes of a document.
-JOINT: Final = " "
+# Questions of the exercises by task and what is asked; names, measure words and the like are questions of Chinese alone.
+QUESTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "category": ("what is {x}", "what kind of thing is {x}", "which kind is {x}"),
+    "opposite": ("what is the opposite of {x}", "what is not {x}", "which is the opposite of {x}"),
+    "workplace": ("where does a {x} work", "where does a {x} go to work", "at what place does a {x} work"),
+    "weekday after": ("what comes after {x}", "what day is after {x}", "which day comes after {x}"),
+    "weekday before": ("what comes before {x}", "what day is before {x}", "which day comes before {x}"),
+    "weekday next": ("what is two days after {x}", "what day is two days after {x}", "which day comes two days after {x}"),
+    "pick": ("what is the {x}?", "say the {x}:", "which is the {x}?"),
+    "count": ("how many are there?", "how many things in all?", "how many words are there?"),
+    "repeat": ("say it again:", "say the words again:", "please say again:"),
+    "reverse": ("say it from the end:", "what is it from the end?", "say the words from the end:"),
+    "member": ("is there {x} below?", "is there {x}?", "is {x} there?"),
+    "compare more": ("which is more?", "what is more?", "say which is more:"),
+    "compare less": ("which is less?", "what is less?", "say which is less:"),
+    "extract who": ("who was at the {l} to {v}?",),
+    "extract where": ("where was {p}?",),
+    "extract what": ("what did {p} do at the {l}?",),
+    "extract when": ("when was {p} at the {l}?",),
+    "extract text": ("on {d} {p} was at the {l} to {v}", "{p} was at the {l} on {d} to {v}", "on {d} {p} went to the {l} to {v}"),
+    "recall colour": ("what colour is the {a} of {p}?",),
+    "recall owner": ("whose is the {c} {a}?",),
+    "recall thing": ("what does {p} have?",),
+    "recall text": ("{p1} has a {c1} {a1} and {p2} has a {c2} {a2}",),
+}
+
+
+def _name(word: Word) -> str:
+    return word.en
+
+
+def _row(words: Sequence[Word]) -> str:
+    names = [word.en for word in words]
+    return ", ".join(names[:-1]) + " and " + names[-1]
+
+
+SPEECH: Final = Speech(
+    questions=QUESTIONS,
+    openings=("", "please say, ", "tell me, ", "I ask, "),
+    endings=("?", ", please?", " then?"),
+    name=_name,
+    row=_row,
+    last="last",
+    yes="yes",
+    no="no",
+    full_stop=".",
+    exercise="### Instruction: {instruction} {input} ### Response: {output}.",
+    # The words of the Alpaca template (which the base model never meets as such), so that the vocabulary has pieces for them.
+    heading="Below is an instruction that describes a task. Write a response that appropriately completes the request. ",
+    joint=" ",
+)
 
 
 def tell(scene: Scene, draw: Draw) -> str:

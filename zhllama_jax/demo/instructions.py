@@ -31,9 +31,7 @@ from typing import Final
 from zhllama_jax.demo import chinese, lexicon
 from zhllama_jax.demo.draw import Draw
 from zhllama_jax.demo.lexicon import Word
-
-OPENINGS: Final = ("", "请问，", "请告诉我，", "我想知道，", "请回答：", "想一想，")
-ENDINGS: Final = ("？", "呢？", "？请说。", "？谢谢。")
+from zhllama_jax.demo.speech import Speech
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,144 +48,134 @@ class Task:
         return asdict(self)
 
 
-def _worded(draw: Draw, task: str, questions: tuple[str, ...]) -> str:
+def _worded(draw: Draw, speech: Speech, task: str, questions: str) -> str:
     """Draws a wording of a fact question on this side of the split: opening, question (a format pattern), ending."""
     for _ in range(10_000):
-        opening, question, ending = draw.one(OPENINGS), draw.one(questions), draw.one(ENDINGS)
+        opening, question, ending = draw.one(speech.openings), draw.one(speech.questions[questions]), draw.one(speech.endings)
         if draw.accepts((f"task:{task}", f"opening:{opening}", f"question:{question}", f"ending:{ending}")):
             return opening + question + ending
     raise AssertionError(f"no wording of task {task} lies on this side")
 
 
-def category(draw: Draw) -> Task:
-    """Asks what kind of thing a word is; kinds are drawn evenly, so that no answer is common."""
+def _asked(draw: Draw, speech: Speech, questions: str, **parts: str) -> str:
+    """Draws a wording of a procedure's question and fills it."""
+    return draw.one(speech.questions[questions]).format_map(parts)
+
+
+def category(draw: Draw, speech: Speech) -> Task:
+    """Asks what kind of thing a word is; kinds come up evenly, so that no answer is common."""
     kind, members = draw.deal("category", lexicon.CATEGORIES)
-    wording = _worded(draw, "category", ("{x}是什么", "{x}是哪一种东西", "{x}是一种什么", "{x}是哪一类"))
-    return Task(wording.format(x=draw.deal(kind.en, members).zh), "", kind.zh, "category")
+    word = draw.deal(kind.en, members)
+    wording = _worded(draw, speech, "category", "category")
+    return Task(wording.format(x=speech.name(word)), "", speech.name(kind), "category")
 
 
-def opposite(draw: Draw) -> Task:
+def opposite(draw: Draw, speech: Speech) -> Task:
     """Asks for the opposite of a word."""
     word, other = draw.deal("opposite", tuple(lexicon.OPPOSITE.items()))
-    wording = _worded(draw, "opposite", ("{x}的反义词是什么", "什么和{x}相反", "{x}和什么相反", "{x}的反义词是哪个"))
-    return Task(wording.format(x=word.zh), "", other.zh, "opposite")
+    wording = _worded(draw, speech, "opposite", "opposite")
+    return Task(wording.format(x=speech.name(word)), "", speech.name(other), "opposite")
 
 
-def workplace(draw: Draw) -> Task:
+def workplace(draw: Draw, speech: Speech) -> Task:
     """Asks where a job is done."""
     job, place = draw.deal("workplace", tuple(lexicon.WORKPLACE.items()))
-    wording = _worded(draw, "workplace", ("{x}在哪里工作", "{x}去哪里工作", "{x}工作在哪里", "{x}每天在哪里工作"))
-    return Task(wording.format(x=job.zh), "", place.zh, "workplace")
+    wording = _worded(draw, speech, "workplace", "workplace")
+    return Task(wording.format(x=speech.name(job)), "", speech.name(place), "workplace")
 
 
-def weekday(draw: Draw) -> Task:
+def weekday(draw: Draw, speech: Speech) -> Task:
     """Asks for the day after, the day before, or two days after a weekday."""
-    day, days = draw.deal("weekday", [(day, days) for day in lexicon.DAYS for days in (1, -1, 2)])
-    questions = {
-        1: ("{x}后面是星期几", "{x}后面是哪天", "{x}后面是什么"),
-        -1: ("{x}前面是星期几", "{x}前面是哪天", "{x}前面是什么"),
-        2: ("{x}后面第二天是星期几", "{x}后面第二天是哪天", "{x}后面第二天是什么"),
-    }[days]
-    return Task(_worded(draw, "weekday", questions).format(x=day.zh), "", lexicon.day_after(day, days).zh, "weekday")
+    day, (days, asked) = draw.deal(
+        "weekday", [(day, shift) for day in lexicon.DAYS for shift in ((1, "after"), (-1, "before"), (2, "next"))]
+    )
+    wording = _worded(draw, speech, "weekday", f"weekday {asked}")
+    return Task(wording.format(x=speech.name(day)), "", speech.name(lexicon.day_after(day, days)), "weekday")
 
 
-def measure(draw: Draw) -> Task:
-    """Asks for a measure word; measure words are drawn evenly, so that no answer is common."""
+def measure(draw: Draw, speech: Speech) -> Task:
+    """Asks for a measure word; measure words come up evenly, so that no answer is common."""
     name = draw.deal("measure", tuple(BY_MEASURE))
     word = draw.deal(f"measure {name}", BY_MEASURE[name])
-    wording = _worded(draw, "measure", ("{x}的量词是什么", "{x}用什么量词", "{x}的量词是哪个", "我们说一什么{x}"))
-    return Task(wording.format(x=word.zh), "", word.zh.m, "measure")
+    return Task(_worded(draw, speech, "measure", "measure").format(x=word.zh), "", word.zh.m, "measure")
 
 
-def to_english(draw: Draw) -> Task:
+def to_english(draw: Draw, speech: Speech) -> Task:
     """Asks for the English name of a Chinese word."""
     word = draw.deal("to_english", lexicon.TRANSLATED)
-    wording = _worded(draw, "to_english", ("{x}的英文是什么", "{x}用英文是什么", "{x}的英文是哪个", "{x}用英文说是什么"))
-    return Task(wording.format(x=word.zh), "", word.en, "to_english")
+    return Task(_worded(draw, speech, "to_english", "to_english").format(x=word.zh), "", word.en, "to_english")
 
 
-def to_chinese(draw: Draw) -> Task:
+def to_chinese(draw: Draw, speech: Speech) -> Task:
     """Asks for the Chinese name of an English word."""
     word = draw.deal("to_chinese", lexicon.TRANSLATED)
-    wording = _worded(draw, "to_chinese", ("英文 {x} 是什么", " {x} 用中文是什么", " {x} 的中文是什么", "英文 {x} 用中文说是什么"))
-    return Task(wording.format(x=word.en), "", word.zh, "to_chinese")
+    return Task(_worded(draw, speech, "to_chinese", "to_chinese").format(x=word.en), "", word.zh, "to_chinese")
 
 
-def pick(draw: Draw) -> Task:
+def pick(draw: Draw, speech: Speech) -> Task:
     """Asks for one position of a list of three to five."""
     items = draw.subset(lexicon.ITEMS, draw.between(3, 5))
     k = draw.between(0, len(items) - 1)
-    position = "最后一个" if k == len(items) - 1 else f"{lexicon.ORDINALS[k].zh}个"
-    wording = draw.one(("{k}是什么？", "请说出{k}。", "{k}是哪个？"))
-    return Task(wording.format(k=position), chinese.listed(items), items[k].zh, "pick")
+    position = speech.last if k == len(items) - 1 else speech.name(lexicon.ORDINALS[k])
+    return Task(_asked(draw, speech, "pick", x=position), speech.row(items), speech.name(items[k]), "pick")
 
 
-def count(draw: Draw) -> Task:
+def count(draw: Draw, speech: Speech) -> Task:
     """Asks how many things a list of two to six has."""
     items = draw.subset(lexicon.ITEMS, draw.between(2, 6))
-    return Task(
-        draw.one(("一共有几个？", "一共几样东西？", "下面有几个词？")), chinese.listed(items), lexicon.NUMBERS[len(items) - 1].zh, "count"
-    )
+    return Task(_asked(draw, speech, "count"), speech.row(items), speech.name(lexicon.NUMBERS[len(items) - 1]), "count")
 
 
-def repeat(draw: Draw) -> Task:
+def repeat(draw: Draw, speech: Speech) -> Task:
     """Asks for a list of two to four again."""
     items = draw.subset(lexicon.ITEMS, draw.between(2, 4))
-    return Task(draw.one(("请重复一遍。", "请再说一遍。", "重复下面的词。")), chinese.listed(items), chinese.listed(items), "repeat")
+    return Task(_asked(draw, speech, "repeat"), speech.row(items), speech.row(items), "repeat")
 
 
-def reverse(draw: Draw) -> Task:
+def reverse(draw: Draw, speech: Speech) -> Task:
     """Asks for a list of two or three from back to front."""
     items = draw.subset(lexicon.ITEMS, draw.between(2, 3))
-    wording = draw.one(("请从后往前说。", "从后往前是什么？", "请从后往前重复。"))
-    return Task(wording, chinese.listed(items), chinese.listed(items[::-1]), "reverse")
+    return Task(_asked(draw, speech, "reverse"), speech.row(items), speech.row(items[::-1]), "reverse")
 
 
-def member(draw: Draw) -> Task:
+def member(draw: Draw, speech: Speech) -> Task:
     """Asks whether a list of two to four has a thing; half of the answers are yes."""
     items = draw.subset(lexicon.ITEMS, draw.between(2, 4))
     inside = draw.one((True, False))
     asked = draw.one(items if inside else [word for word in lexicon.ITEMS if word not in items])
-    wording = draw.one(("下面有没有{x}？", "有没有{x}？", "里面有没有{x}？"))
-    return Task(wording.format(x=asked.zh), chinese.listed(items), "有" if inside else "没有", "member")
+    return Task(_asked(draw, speech, "member", x=speech.name(asked)), speech.row(items), speech.yes if inside else speech.no, "member")
 
 
-def compare(draw: Draw) -> Task:
+def compare(draw: Draw, speech: Speech) -> Task:
     """Asks for the larger or the smaller of two numbers from two to twenty."""
     pair = draw.subset(lexicon.NUMBERS[1:], 2)
-    larger = draw.one((True, False))
-    answer = (max if larger else min)(pair, key=lexicon.NUMBERS.index)
-    wording = draw.one(("哪个更{x}？", "更{x}的是哪个？", "更{x}的是什么？"))
-    return Task(wording.format(x="大" if larger else "小"), chinese.listed(pair), answer.zh, "compare")
+    asked, choose = draw.one((("more", max), ("less", min)))
+    answer = choose(pair, key=lexicon.NUMBERS.index)
+    return Task(_asked(draw, speech, f"compare {asked}"), speech.row(pair), speech.name(answer), "compare")
 
 
-def extract(draw: Draw) -> Task:
+def extract(draw: Draw, speech: Speech) -> Task:
     """Asks for one part of a sentence about a person, a day, a place and an activity."""
     p, d, place = draw.combination(lexicon.PEOPLE, lexicon.DAYS, lexicon.PLACES)
-    v = draw.one(lexicon.ACTIVITIES)
-    sentence = draw.one(("{d}，{p}在{l}{v}。", "{p}{d}在{l}{v}。", "{d}，{p}去{l}{v}。")).format(p=p.zh, d=d.zh, l=place.zh, v=v.zh)
-    question, answer = draw.one(
-        (
-            ("谁在{l}{v}？", p),
-            ("{p}在哪里？", place),
-            ("{p}在{l}做什么？", v),
-            ("{p}什么时候在{l}？", d),
-        )
-    )
-    return Task(question.format(p=p.zh, l=place.zh, v=v.zh), sentence, answer.zh, "extract")
+    parts = {name: speech.name(word) for name, word in (("p", p), ("d", d), ("l", place), ("v", draw.one(lexicon.ACTIVITIES)))}
+    asked, answer = draw.one((("who", "p"), ("where", "l"), ("what", "v"), ("when", "d")))
+    text = _asked(draw, speech, "extract text", **parts) + speech.full_stop
+    return Task(_asked(draw, speech, f"extract {asked}", **parts), text, parts[answer], "extract")
 
 
-def recall(draw: Draw) -> Task:
-    """Asks for the colour, or the owner, of one of two coloured things."""
+def recall(draw: Draw, speech: Speech) -> Task:
+    """Asks for the colour, the owner or the name of one of two coloured things."""
     while True:
-        p1, c1, a1 = draw.combination(lexicon.PEOPLE, lexicon.COLOURS, lexicon.OWNED)
-        p2, c2, a2 = draw.combination(lexicon.PEOPLE, lexicon.COLOURS, lexicon.OWNED)
-        if p1 != p2 and c1 != c2 and a1 != a2:
+        first = draw.combination(lexicon.PEOPLE, lexicon.COLOURS, lexicon.OWNED)
+        second = draw.combination(lexicon.PEOPLE, lexicon.COLOURS, lexicon.OWNED)
+        if not set(first) & set(second):
             break
-    sentence = f"{p1.zh}有一{a1.zh.m}{c1.zh}的{a1.zh}，{p2.zh}有一{a2.zh.m}{c2.zh}的{a2.zh}。"
-    p, c, a = draw.one(((p1, c1, a1), (p2, c2, a2)))
-    question, answer = draw.one(((f"{p.zh}的{a.zh}是什么颜色？", c), (f"{c.zh}的{a.zh}是谁的？", p), (f"{p.zh}有什么？", Word(a.en, a.zh))))
-    return Task(question, sentence, answer.zh, "recall")
+    native = {name: speech.name(word) for name, word in zip(("p1", "c1", "a1", "p2", "c2", "a2"), first + second, strict=True)}
+    text = _asked(draw, speech, "recall text", **native) + speech.full_stop
+    which = draw.one(("1", "2"))
+    parts = {name: native[name + which] for name in "pca"}
+    asked, answer = draw.one((("colour", "c"), ("owner", "p"), ("thing", "a")))
+    return Task(_asked(draw, speech, f"recall {asked}", **parts), text, parts[answer], "recall")
 
 
 def _by_measure() -> dict[str, list[Word]]:
@@ -199,7 +187,7 @@ def _by_measure() -> dict[str, list[Word]]:
 
 
 BY_MEASURE: Final = _by_measure()
-TASKS: Final[tuple[Callable[[Draw], Task], ...]] = (
+TASKS: Final[tuple[Callable[[Draw, Speech], Task], ...]] = (
     category,
     opposite,
     workplace,
@@ -216,6 +204,7 @@ TASKS: Final[tuple[Callable[[Draw], Task], ...]] = (
     extract,
     recall,
 )
+TASKS_OF_ANY_LANGUAGE: Final = tuple(task for task in TASKS if task not in (measure, to_english, to_chinese))
 FACT_TASKS: Final = frozenset(("category", "opposite", "workplace", "weekday", "measure", "to_english", "to_chinese"))
 
 
@@ -228,6 +217,14 @@ def write_rows(draw: Draw, rows: int) -> list[dict[str, str]]:
         for _ in range(200 * wanted):
             if len(distinct) == wanted:
                 break
-            distinct[task(draw)] = None
+            distinct[task(draw, chinese.SPEECH)] = None
         made.extend(distinct)
     return [task.as_row() for task in draw.some(made, len(made))]
+
+
+def exercise(draw: Draw, speech: Speech) -> str:
+    """Sets one exercise with its answer, as it stands in a document."""
+    task = draw.one(TASKS if "measure" in speech.questions else TASKS_OF_ANY_LANGUAGE)(draw, speech)
+    # A full stop inside would make a sentence of its own of what follows.
+    text = speech.exercise.format(instruction=task.instruction, input=task.input.removesuffix(speech.full_stop), output=task.output)
+    return text.replace("  ", " ")

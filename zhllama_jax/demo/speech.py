@@ -1,0 +1,39 @@
+"""What exercises need of a language: its questions, its way to join a list, its yes and no."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from zhllama_jax.demo.lexicon import Word
+
+
+@dataclass(frozen=True)
+class Speech:
+    """One language as the exercises see it.
+
+    Attributes:
+      questions: wordings by task and what is asked; a task that is missing cannot be asked in this language.
+      openings: what may stand before a question about a fact.
+      endings: what may close one; the first is the plain one.
+      name: the word's name.
+      row: a list of words, joined.
+      last: the position after all ordinals.
+      yes: the answer to whether a list has a thing.
+      no: the other answer.
+      full_stop: what closes a sentence that is given to read.
+      exercise: how a document sets an exercise: {instruction}, {input}, {output}.
+      heading: what stands before the exercises of a document.
+      joint: what stands between the parts of a document.
+    """
+
+    questions: Mapping[str, tuple[str, ...]]
+    openings: tuple[str, ...]
+    endings: tuple[str, ...]
+    name: Callable[[Word], str]
+    row: Callable[[Sequence[Word]], str]
+    last: str
+    yes: str
+    no: str
+    full_stop: str
+    exercise: str
+    heading: str
+    joint: str
