@@ -22,8 +22,8 @@ CHECKED_TEXTS, CHECKED_CHARACTERS = 20, 500
 def point(config: config_lib.Adapt, name: str, folder: Path, before: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that is measured of the model after the step `name`.
 
-    The base and the baseline have the old vocabulary; every other point has the merged one. Where there are instructions, the cost of
-    the held-out answers is measured everywhere, and the exam where the model has the merged vocabulary.
+    Where there are instructions, the cost of the held-out answers is measured everywhere, and the exam before the first training, before
+    the first instruction and at the end.
     """
     del folder
     subject = _subject(config, name, before)
@@ -38,12 +38,18 @@ def point(config: config_lib.Adapt, name: str, folder: Path, before: Mapping[str
             found["answers"] = measure.answer_bits_per_character(
                 subject, rows, prompt=prompt, length=config.sequence_length, options=options
             )
-        if config.evaluation.exam is not None:
+        if config.evaluation.exam is not None and name in exam_points(config):
             questions = answers.read(config.evaluation.exam)
             found["exam"] = measure.exam(
                 subject, questions, prompt=prompt, max_new_tokens=config.evaluation.max_new_tokens, options=options
             )
     return found
+
+
+def exam_points(config: config_lib.Adapt) -> list[str]:
+    """The steps after which the exam is sat."""
+    before_instructions = [one.name for one in config.trainings if config_lib.INSTRUCTIONS not in one.texts][-1:]
+    return [places.RESIZED, *before_instructions, config.trainings[-1].name]
 
 
 def held_out(config: config_lib.Adapt) -> dict[str, list[str]]:

@@ -6,9 +6,6 @@ from typing import Any
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import evaluation, places, steps
 
-SMALL_BASE = 1_000_000_000
-"""Parameters below which a base says little about forgetting."""
-
 
 def collect(config: config_lib.Adapt, records: Mapping[str, steps.Record]) -> dict[str, Any]:
     """Everything that `eval.report` shows; see its `markdown`."""
@@ -17,8 +14,9 @@ def collect(config: config_lib.Adapt, records: Mapping[str, steps.Record]) -> di
     measured = {name: figures[f"measure_{name}"] for name in points}
     return {
         "title": "Adaptation report",
+        "introduction": _introduction(config, records),
         "vocabulary": _vocabulary(figures),
-        "likelihood": _likelihood(config, measured),
+        "likelihood": _likelihood(config, measured, figures.get("ngram")),
         "baselines": _baselines(figures, measured),
         "answers": _answers(measured),
         "exams": _exams(measured),
@@ -30,11 +28,23 @@ def collect(config: config_lib.Adapt, records: Mapping[str, steps.Record]) -> di
     }
 
 
+def _introduction(config: config_lib.Adapt, records: Mapping[str, steps.Record]) -> str:
+    """What was made, and what to do with it."""
+    model = places.of(config, places.FINAL)
+    seconds = sum(record.seconds for record in records.values())
+    parts = [
+        f"The adapted model is `{model}`, a Hugging Face directory; all steps together took {seconds / 60:.1f} minutes. Try it with",
+        f"```\nzhllama generate --model {model} --prompt '…'\nzhllama chat --model {model}\n```",
+        "All figures of this page are in `report.json`.",
+    ]
+    return "\n\n".join(parts)
+
+
 def _vocabulary(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {"summary": figures[places.TOKENIZER]["summary"], "texts": figures[places.TOKENIZER]["texts"]}
 
 
-def _likelihood(config: config_lib.Adapt, measured: Mapping[str, Any]) -> dict[str, Any]:
+def _likelihood(config: config_lib.Adapt, measured: Mapping[str, Any], ngram: Mapping[str, Any] | None) -> dict[str, Any]:
     rows = [
         {"after": name, **{text: score["bits_per_character"] for text, score in point["texts"].items()}}
         for name, point in measured.items()
@@ -50,6 +60,14 @@ def _likelihood(config: config_lib.Adapt, measured: Mapping[str, Any]) -> dict[s
             f"From the resized model to the end of `{name}` the bits per character of held-out {config.adapted} fall from {first:.3f} to "
             f"{last:.3f}, by {100 * (1 - last / first):.1f} %."
         )
+        rivals = [
+            f"{'better' if last < rival['texts'][config.adapted]['bits_per_character'] else 'worse'} than {described} "
+            f"({rival['texts'][config.adapted]['bits_per_character']:.3f})"
+            for rival, described in ((ngram, "the n-gram of characters"), (measured.get(places.BASELINE), "the un-extended model"))
+            if rival is not None and config.adapted in rival["texts"]
+        ]
+        if rivals:
+            remarks.append(f"That is {' and '.join(rivals)}.")
     if config.base.training is not None:
         remarks.append(
             "The base was trained here, small and briefly: what the English column shows says little about how much a 7B model forgets."

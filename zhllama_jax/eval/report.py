@@ -15,11 +15,12 @@ def markdown(report: Figures) -> str:
     """The report's text.
 
     Args:
-      report: the tree of figures that `zhllama adapt` collects: title, vocabulary, likelihood, baselines, answers, exams, generation,
-        stages, samples, check, steps; all but the title may be missing.
+      report: the tree of figures that `zhllama adapt` collects: title, introduction, vocabulary, likelihood, baselines, answers,
+        exams, generation, stages, samples, check, steps; all but the title may be missing.
     """
     chapters = [
         f"# {report['title']}",
+        report.get("introduction", ""),
         _vocabulary(report.get("vocabulary")),
         _likelihood(report.get("likelihood"), report.get("baselines")),
         _answers(report.get("answers")),
@@ -33,9 +34,9 @@ def markdown(report: Figures) -> str:
     return "\n\n".join(chapter for chapter in chapters if chapter) + "\n"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; the first column is text, the others are figures aligned to the right."""
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' + '---:|' * (len(head) - 1)}"]
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, text_columns: int = 1) -> str:
+    """A Markdown table; the first columns are text, the others are figures aligned to the right."""
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * text_columns}{'---:|' * (len(head) - text_columns)}"]
     lines += [f"| {' | '.join(map(cell, row))} |" for row in rows]
     return "\n".join(lines)
 
@@ -65,7 +66,14 @@ def _vocabulary(vocabulary: Figures | None) -> str:
         for text in vocabulary["texts"]
     ]
     head = ("text", "characters", "tokens before", "tokens after", "times fewer")
-    return "\n\n".join(["## Vocabulary", vocabulary["summary"], table(head, rows), "![tokens before and after](plots/compression.png)"])
+    return "\n\n".join(
+        [
+            "## Vocabulary",
+            "\n".join(f"- {line}" for line in vocabulary["summary"].splitlines()),
+            table(head, rows),
+            "![tokens before and after](plots/compression.png)",
+        ]
+    )
 
 
 def _likelihood(likelihood: Figures | None, baselines: Sequence[Figures] | None) -> str:
@@ -152,7 +160,7 @@ def _samples(samples: Sequence[Figures] | None) -> str:
     if not samples:
         return ""
     head = ("prompt", *(name for name in samples[0] if name != "prompt"))
-    return "\n\n".join(["## Samples", table(head, [list(sample.values()) for sample in samples])])
+    return "\n\n".join(["## Samples", table(head, [list(sample.values()) for sample in samples], text_columns=len(head))])
 
 
 def _check(check: Figures | None) -> str:
