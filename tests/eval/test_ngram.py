@@ -77,11 +77,18 @@ def test_texts_do_not_run_into_each_other() -> None:
     assert model.bits_per_character(["ab", "ab"]) == model.bits_per_character(["ab"])
 
 
+def test_an_alphabet_of_thousands_of_characters_fits_at_order_nine() -> None:
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 8000)))
+    model = ngram.fit([text], order=9)
+    assert math.isclose(model.probabilities(text[:100]).sum(), 1.0, rel_tol=1e-9)
+    assert model.probabilities(text[:100]).argmax() == 100
+
+
 def test_clear_errors() -> None:
     with pytest.raises(ValueError, match="order is 0"):
         ngram.fit(["a"], order=0)
-    with pytest.raises(ValueError, match="lower order"):
-        ngram.fit(["".join(map(chr, range(40, 300)))], order=9)
+    with pytest.raises(ValueError, match=r"70,000 distinct characters, more than the 65,023"):
+        ngram.fit(["".join(map(chr, range(0x10000, 0x10000 + 70_000)))])
     with pytest.raises(ValueError, match="texts are empty"):
         ngram.fit([""])
     with pytest.raises(ValueError, match="texts are empty"):

@@ -17,7 +17,8 @@ bits per character of any text are finite and comparable with those of a model t
 The start of a text is a history of its own (order - 1 start marks). The end of a text is not predicted and costs nothing: a language
 model that also pays for its end token is compared with a baseline that has it slightly easier.
 
-Counting is sorting: an n-gram is one 64-bit integer in base A + 2, so a million characters at order 5 take about two seconds.
+Counting is sorting: an n-gram is a string of bytes, two for each character, none of them zero, so that NumPy compares and sorts whole
+n-grams whatever the size of the alphabet, and one history's followers lie together.
 """
 
 import math
@@ -27,6 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 
 UNICODE_SCALARS = 0x110000 - 0x800
+DIGIT = 255
+"""Values of one byte of a key: all but zero, which NumPy drops from the end of a string."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class NGram:
         bits = characters = 0.0
         for grams in _windows(self.alphabet, texts, self.order):
             # The same n-gram returns often: each is priced once.
-            keys, counts = np.unique(_keys(grams, size + 1), return_counts=True)
-            distinct = _unkey(keys, self.order, size + 1)
+            keys, counts = np.unique(_keys(grams), return_counts=True)
+            distinct = _unkey(keys)
             bits -= float(np.dot(np.log2(self._interpolate(distinct)), counts))
             unknown = int(counts[distinct[:, -1] == size - 1].sum())
             bits += unknown * math.log2(UNICODE_SCALARS - len(self.alphabet))
@@ -79,12 +82,10 @@ class NGram:
 
     def _interpolate(self, grams: np.ndarray) -> np.ndarray:
         """Returns p(last column | the columns before) of each row of `grams` [rows, order]."""
-        base = len(self.alphabet) + 2
         p = np.full(len(grams), 1.0 / (len(self.alphabet) + 1))
         for n, counts in enumerate(self.counts, start=1):
-            gram_keys = _keys(grams[:, self.order - n :], base)
-            discounted = _look_up(counts.grams, counts.discounted, gram_keys)
-            history_keys = gram_keys // base
+            discounted = _look_up(counts.grams, counts.discounted, _keys(grams[:, self.order - n :]))
+            history_keys = _keys(grams[:, self.order - n : -1])
             total = _look_up(counts.histories, counts.totals, history_keys)
             freed = _look_up(counts.histories, counts.freed, history_keys)
             # After a history that was never seen, the shorter one decides alone.
@@ -96,32 +97,29 @@ def fit(texts: Sequence[str], *, order: int = 5) -> NGram:
     """Counts the character n-grams of `texts`, each with its own start.
 
     Raises:
-      ValueError: `order` is below 1 or so high that an n-gram is no 64-bit integer, or there is no character.
+      ValueError: `order` is below 1, there is no character, or there are more distinct ones than two bytes name.
     """
     if order < 1:
         raise ValueError(f"order is {order}, but the lowest n-gram model is order 1")
     alphabet = np.unique(_code_points("".join(texts)))
     if not len(alphabet):
         raise ValueError("an n-gram model needs at least one character of text, but the texts are empty")
-    base = len(alphabet) + 2
-    if base**order >= 1 << 63:
-        raise ValueError(f"order {order} over {len(alphabet)} characters does not fit 64-bit keys: use a lower order")
+    if len(alphabet) + 2 > DIGIT**2:
+        raise ValueError(f"the texts have {len(alphabet):,} distinct characters, more than the {DIGIT**2 - 2:,} that an n-gram can name")
     grams = np.concatenate(list(_windows(alphabet, texts, order)))
-    highest, highest_counts = np.unique(_keys(grams, base), return_counts=True)
-    orders = [_discounted(highest, highest_counts, base)]
-    longer = highest
-    for n in range(order - 1, 0, -1):
+    longer, counts = np.unique(_keys(grams), return_counts=True)
+    orders = [_discounted(longer, counts)]
+    for _ in range(order - 1):
         # Cutting the oldest character off the distinct longer n-grams leaves one copy per distinct predecessor.
-        longer, predecessors = np.unique(longer % base**n, return_counts=True)
-        orders.insert(0, _discounted(longer, predecessors, base))
+        longer, predecessors = np.unique(_keys(_unkey(longer)[:, 1:]), return_counts=True)
+        orders.insert(0, _discounted(longer, predecessors))
     return NGram(order, alphabet, tuple(orders))
 
 
-def _discounted(grams: np.ndarray, counts: np.ndarray, base: int) -> _Order:
+def _discounted(grams: np.ndarray, counts: np.ndarray) -> _Order:
     """Discounts the counts of sorted n-grams and sums them by history."""
     discounts = _discounts(counts)[np.minimum(counts, 3)]
-    # Keys are sorted with the history in the high digits, so one history's followers lie together.
-    histories, starts = np.unique(grams // base, return_index=True)
+    histories, starts = np.unique(_keys(_unkey(grams)[:, :-1]), return_index=True)
     return _Order(grams, counts - discounts, histories, np.add.reduceat(counts, starts), np.add.reduceat(discounts, starts))
 
 
@@ -168,17 +166,19 @@ def _windows(alphabet: np.ndarray, texts: Iterable[str], order: int) -> Iterable
         yield np.concatenate(batch)
 
 
-def _keys(grams: np.ndarray, base: int) -> np.ndarray:
-    """Writes each row as one integer in `base`, oldest character in the highest digit."""
-    keys = np.zeros(len(grams), np.int64)
-    for column in range(grams.shape[1]):
-        keys = keys * base + grams[:, column]
-    return keys
+def _keys(grams: np.ndarray) -> np.ndarray:
+    """Writes each row as one string of bytes, two digits a character; a mark in front lets the empty history be a key too."""
+    digits = np.empty((len(grams), 1 + 2 * grams.shape[1]), np.uint8)
+    digits[:, 0] = 1
+    digits[:, 1::2] = grams // DIGIT + 1
+    digits[:, 2::2] = grams % DIGIT + 1
+    return digits.view(f"S{digits.shape[1]}")[:, 0]
 
 
-def _unkey(keys: np.ndarray, order: int, base: int) -> np.ndarray:
+def _unkey(keys: np.ndarray) -> np.ndarray:
     """Undoes `_keys`."""
-    return np.stack([keys // base ** (order - 1 - column) % base for column in range(order)], axis=1)
+    digits = np.ascontiguousarray(keys).view(np.uint8).reshape(len(keys), -1).astype(np.int64) - 1
+    return digits[:, 1::2] * DIGIT + digits[:, 2::2]
 
 
 def _look_up(sorted_keys: np.ndarray, values: np.ndarray, keys: np.ndarray) -> np.ndarray:
