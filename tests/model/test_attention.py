@@ -67,11 +67,14 @@ def test_a_query_that_may_look_nowhere_is_finite_with_finite_gradients(dtype: jn
         assert np.isfinite(array.astype(jnp.float32)).all()
 
 
-def test_bfloat16_scores_are_summed_and_normalised_in_float32() -> None:
-    """512 equal weights of 1/512 sum to one; a bfloat16 sum would stop growing at half of that."""
-    ones = jnp.ones((1, 512, 1, H), jnp.bfloat16)
-    y_BTNH = attend(ones[:, :1], ones, ones, np.ones((1, 1, 512), bool))
-    np.testing.assert_array_equal(y_BTNH, ones[:, :1])
+def test_scores_of_bfloat16_are_float32() -> None:
+    """Scores of 100 and 100.25, which are one number in bfloat16: the weights are 1 / (1 + e^±0.25)."""
+    rows = np.zeros((3, 16))
+    rows[:, :2] = [[40, 4], [10, 0], [10, 0.25]]
+    q_BTNH, k_BSKH = (jnp.asarray(part[None, :, None], jnp.bfloat16) for part in (rows[:1], rows[1:]))
+    v_BSKH = jnp.eye(2, 16, dtype=jnp.bfloat16)[None, :, None]
+    y_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, np.ones((1, 1, 2), bool))
+    np.testing.assert_allclose(y_BTNH[0, 0, 0, :2].astype(jnp.float32), [1 / (1 + np.e**0.25), 1 / (1 + np.e**-0.25)], rtol=2**-8)
 
 
 def test_causal_mask_is_the_lower_triangle() -> None:

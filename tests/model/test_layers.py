@@ -41,16 +41,17 @@ def test_linear_computes_in_its_dtype_and_its_weights_stay_float32() -> None:
     assert y_MO.dtype == jnp.bfloat16
 
 
-def test_dropout_zeroes_inputs_of_the_adapter_and_scales_the_rest() -> None:
-    """With W = 0 and A, B, scale = 1 the output is the dropped input itself."""
+def test_dropout_zeroes_inputs_of_the_adapter_alone_and_scales_the_rest() -> None:
+    """With W = 8 and A, B, scale = 1 the output is eight times the input plus the dropped input."""
     rate, x_MI = 0.25, np.abs(normal(4, 500, I)) + 0.1
-    weights = {"params": {"kernel": np.zeros((I, I), np.float32)}, "lora": {"a": np.eye(I), "b": np.eye(I), "scale": np.ones(())}}
+    eye_II = np.eye(I, dtype=np.float32)
+    weights = {"params": {"kernel": 8 * eye_II}, "lora": {"a": eye_II, "b": eye_II, "scale": np.ones(())}}
     module = layers.Linear(I, jnp.float32, lora_dropout=rate)
-    y_MI = module.apply(weights, x_MI, deterministic=False, rngs={"dropout": jax.random.key(0)})
-    kept_MI = np.asarray(y_MI) != 0
-    np.testing.assert_allclose(y_MI, np.where(kept_MI, x_MI / (1 - rate), 0), rtol=1e-6)
+    dropped_MI = module.apply(weights, x_MI, deterministic=False, rngs={"dropout": jax.random.key(0)}) - 8 * x_MI
+    kept_MI = np.asarray(dropped_MI) > 0.01
+    np.testing.assert_allclose(dropped_MI, np.where(kept_MI, x_MI / (1 - rate), 0), atol=1e-5)
     assert abs(kept_MI.mean() - (1 - rate)) < 0.02
-    np.testing.assert_array_equal(module.apply(weights, x_MI, deterministic=True), x_MI)
+    np.testing.assert_array_equal(module.apply(weights, x_MI, deterministic=True), 9 * x_MI)
 
 
 @pytest.mark.parametrize(("base_rows", "extension_rows"), [(200, 0), (128, 0), (200, 60), (128, 128)])

@@ -189,36 +189,30 @@ def test_left_padded_prompts_equal_unpadded_ones(positions: str) -> None:
     np.testing.assert_array_equal(ours[is_real_BT], decode(padding=99)[is_real_BT])
 
 
-def adapters(config: config_lib.LlamaConfig, params: arrays.Tree) -> arrays.Tree:
-    """Adapters of rank 2 on two kernels, written by hand: this file knows no other package."""
+def adapter(params: arrays.Tree) -> arrays.Tree:
+    """An adapter of rank 2 on q_proj, written by hand: this file knows no other package."""
     rng = np.random.default_rng(5)
-    lora: dict[str, Any] = {}
-    for path in ("layers/self_attn/q_proj", "layers/mlp/down_proj"):
-        num_layers, fan_in, fan_out = tree.flatten(params)[f"{path}/kernel"].shape
-        lora[f"{path}/a"] = rng.standard_normal((num_layers, fan_in, 2)).astype(np.float32) / np.sqrt(fan_in)
-        lora[f"{path}/b"] = rng.standard_normal((num_layers, 2, fan_out)).astype(np.float32)
-        lora[f"{path}/scale"] = np.full((num_layers,), 0.5, np.float32)
-    return tree.unflatten(lora)
-
-
-DEEPER = GQA.replace(num_hidden_layers=3)  # so that two layers an iteration do not come out even
+    num_layers, fan_in, fan_out = params["layers"]["self_attn"]["q_proj"]["kernel"].shape
+    a_LIR = rng.standard_normal((num_layers, fan_in, 2)).astype(np.float32) / np.sqrt(fan_in)
+    b_LRO = rng.standard_normal((num_layers, 2, fan_out)).astype(np.float32)
+    return {"layers": {"self_attn": {"q_proj": {"a": a_LIR, "b": b_LRO, "scale": np.full((num_layers,), 0.5, np.float32)}}}}
 
 
 def test_remat_and_unroll_change_neither_values_nor_gradients() -> None:
     """With dropout, so that a recomputed layer must also drop the same inputs again."""
-    params, tokens_BT = reference_weights.lively(DEEPER), random_tokens(DEEPER, 2, 6)
+    params, tokens_BT = reference_weights.lively(GQA), random_tokens(GQA, 2, 6)
 
     @functools.partial(jax.jit, static_argnames="options")
     def value_and_gradients(trained: arrays.Tree, options: llama.Options) -> tuple[jax.Array, arrays.Tree]:
         def loss(trained: arrays.Tree) -> arrays.Array:
             weights = {"params": {**params, "embed_tokens": trained["embed_tokens"]}, "lora": trained["lora"]}
-            x_BTD, _ = llama.hidden_states(DEEPER, weights, tokens_BT, options=options, dropout_key=jax.random.key(3))
+            x_BTD, _ = llama.hidden_states(GQA, weights, tokens_BT, options=options, dropout_key=jax.random.key(3))
             return (x_BTD**3).mean()
 
         return jax.value_and_grad(loss)(trained)
 
     # The gradient of the embedding comes down through everything; those of the other kernels would only take time to compile.
-    trained = {"embed_tokens": jax.tree.map(jnp.asarray, params["embed_tokens"]), "lora": adapters(DEEPER, params)}
+    trained = {"embed_tokens": jax.tree.map(jnp.asarray, params["embed_tokens"]), "lora": adapter(params)}
     value, gradients = value_and_gradients(trained, llama.Options(lora_dropout=0.5))
     for options in ({"remat": "full"}, {"remat": "dots", "unroll": 2}):
         other, other_gradients = value_and_gradients(trained, llama.Options(lora_dropout=0.5, **options))
@@ -232,7 +226,7 @@ def test_remat_and_unroll_change_neither_values_nor_gradients() -> None:
 def test_dropout_acts_on_adapters_only_and_only_with_a_key() -> None:
     """Where it must not act, the lowered program is letter for letter the one without dropout."""
     params, tokens_BT = reference_weights.lively(GQA), random_tokens(GQA, 2, 9)
-    adapted, plain = {"params": params, "lora": adapters(GQA, params)}, {"params": params}
+    adapted, plain = {"params": params, "lora": adapter(params)}, {"params": params}
     dropping, key = llama.Options(lora_dropout=0.5), jax.random.key(0)
 
     def program(weights: arrays.Tree, options: llama.Options, key: arrays.Array | None) -> str:

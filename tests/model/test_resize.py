@@ -58,9 +58,10 @@ def test_mean_of_pieces_starts_rows_at_the_mean_of_their_pieces_in_both_matrices
         np.testing.assert_allclose(resize.rows(after[matrix], grown)[config.vocab_size :], expected, atol=1e-6)
 
 
-def test_mean_is_taken_in_float32_over_all_logical_rows() -> None:
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), reference_weights.lively(EXTENDED))
-    grown, after = resize.grow(EXTENDED, params, pieces=[[1], [2, 3]], init="mean")
+@pytest.mark.parametrize("init", ["mean_of_pieces", "mean"])
+def test_means_of_bfloat16_rows_are_taken_in_float32_over_logical_rows(init: str) -> None:
+    params = jax.tree.map(lambda leaf: leaf.astype(ml_dtypes.bfloat16), reference_weights.lively(EXTENDED))
+    grown, after = resize.grow(EXTENDED, params, pieces=[range(260), []], init=init)
     old_VD = np.asarray(resize.rows(params["embed_tokens"], EXTENDED), np.float64)
     new_VD = np.asarray(resize.rows(after["embed_tokens"], grown)[260:], np.float32)
     np.testing.assert_allclose(new_VD, np.stack([old_VD.mean(axis=0)] * 2), rtol=2**-8)
