@@ -45,11 +45,7 @@ def _vocabulary(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _likelihood(config: config_lib.Adapt, measured: Mapping[str, Any], ngram: Mapping[str, Any] | None) -> dict[str, Any]:
-    rows = [
-        {"after": name, **{text: score["bits_per_character"] for text, score in point["texts"].items()}}
-        for name, point in measured.items()
-        if name != places.BASELINE
-    ]
+    rows = [{"after": name, **_bits(point)} for name, point in measured.items() if name != places.BASELINE]
     texts = list(rows[0])[1:]
     remarks = []
     last_pretraining = [one.name for one in config.trainings if config_lib.INSTRUCTIONS not in one.texts][-1:]
@@ -60,14 +56,17 @@ def _likelihood(config: config_lib.Adapt, measured: Mapping[str, Any], ngram: Ma
             f"From the resized model to the end of `{name}` the bits per character of held-out {config.adapted} fall from {first:.3f} to "
             f"{last:.3f}, by {100 * (1 - last / first):.1f} %."
         )
-        rivals = [
-            f"{'better' if last < rival['texts'][config.adapted]['bits_per_character'] else 'worse'} than {described} "
-            f"({rival['texts'][config.adapted]['bits_per_character']:.3f})"
-            for rival, described in ((ngram, "the n-gram of characters"), (measured.get(places.BASELINE), "the un-extended model"))
-            if rival is not None and config.adapted in rival["texts"]
+        rivals = {
+            "the n-gram of characters": ngram["texts"] if ngram else {},
+            "the un-extended model": _bits(measured.get(places.BASELINE)),
+        }
+        compared = [
+            f"{'better' if last < bits[config.adapted] else 'worse'} than {rival} ({bits[config.adapted]:.3f})"
+            for rival, bits in rivals.items()
+            if config.adapted in bits
         ]
-        if rivals:
-            remarks.append(f"That is {' and '.join(rivals)}.")
+        if compared:
+            remarks.append(f"That is {' and '.join(compared)}.")
     if config.base.training is not None:
         remarks.append(
             "The base was trained here, small and briefly: what the English column shows says little about how much a 7B model forgets."
@@ -81,9 +80,13 @@ def _baselines(figures: Mapping[str, Any], measured: Mapping[str, Any]) -> list[
         name = f"interpolated {evaluation.NGRAM_ORDER}-gram of characters, fitted on all of the adaptation's text"
         rows.append({"name": name, **figures["ngram"]["texts"]})
     if places.BASELINE in measured:
-        texts = {text: score["bits_per_character"] for text, score in measured[places.BASELINE]["texts"].items()}
-        rows.append({"name": "un-extended model, trained on the same text with equal FLOPs", **texts})
+        rows.append({"name": "un-extended model, trained on the same text with equal FLOPs", **_bits(measured[places.BASELINE])})
     return rows
+
+
+def _bits(point: Mapping[str, Any] | None) -> dict[str, float]:
+    """Name of a text -> bits per character at a point of the pipeline."""
+    return {name: score["bits_per_character"] for name, score in point["texts"].items()} if point else {}
 
 
 def _answers(measured: Mapping[str, Any]) -> dict[str, Any] | None:
