@@ -12,11 +12,13 @@ from zhllama_jax.train import config as train_config
 
 INSTRUCTIONS = "instructions"
 
-
 RESERVED = frozenset(
     {"base", "base_tokenizer", "added_tokenizer", "tokenizer", "resized", "baseline", "pretrained", "model", "ngram", "generation", "check"}
 )
 """Names of the pipeline's own steps."""
+
+RESERVED_PREFIXES = ("measure_", "rows_")
+"""How the names of its other steps begin."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +198,21 @@ class Adapt:
         if problems:
             raise ValueError(f"{'; '.join(dict.fromkeys(problems))}; there are {', '.join(sorted(known)) or 'none'}")
         names = [training.name for training in trainings]
+        if not self.trainings:
+            raise ValueError("trainings is empty: name at least one")
         if INSTRUCTIONS in self.texts:
             raise ValueError(f"texts: the name {INSTRUCTIONS!r} stands for the instruction rows; choose another")
-        if len(set(names)) < len(names) or set(names) & RESERVED:
-            raise ValueError(f"trainings need distinct names other than {', '.join(sorted(RESERVED))}, got {', '.join(names)}")
+        if len(set(names)) < len(names) or set(names) & RESERVED or any(name.startswith(RESERVED_PREFIXES) for name in names):
+            reserved = [*sorted(RESERVED), *(f"{prefix}…" for prefix in RESERVED_PREFIXES)]
+            raise ValueError(f"trainings need distinct names other than {', '.join(reserved)}; got {', '.join(names)}")
+        self._check_held_out()
+
+    def _check_held_out(self) -> None:
+        """Refuses what could not be scored, before hours of training instead of after them."""
+        scored = {*self.evaluation.texts, self.adapted}
+        without = [name for name in self.texts if name in scored and not (self.texts[name].validation_files or self.texts[name].held_out)]
+        if without:
+            raise ValueError(f"nothing of {', '.join(without)} is held out to be scored: set held_out or validation_files")
+        if self.evaluation.texts and self.adapted not in self.evaluation.texts:
+            named = ", ".join(self.evaluation.texts)
+            raise ValueError(f"evaluation.texts must name the adapted text {self.adapted!r}, which the report is about; got {named}")
