@@ -1,5 +1,6 @@
 """The named texts of a pipeline, split into what is learned from and what is held out, always in the same way."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from zhllama_jax.data import config as data_config
 
 
 def learned(text: data_config.TextData) -> Iterator[str]:
-    """The documents that may be learned from, each once."""
-    for document in _read(text, text.files):
+    """The documents that may be learned from, each once: none that is held out, and none that stands in `validation_files` too."""
+    for document in _read(text, text.files, against=text.validation_files):
         if not documents.is_held_out(document.text, text.held_out, text.salt):
             yield document.text
 
@@ -49,7 +50,9 @@ def held_out_rows(rows: data_config.SftData) -> list[chat.SftExample]:
     ]
 
 
-def _read(text: data_config.TextData, paths: Sequence[str]) -> Iterator[documents.Document]:
+def _read(text: data_config.TextData, paths: Sequence[str], *, against: Sequence[str] = ()) -> Iterator[documents.Document]:
+    """The documents of some files, each once and none of `against`, as `data.build` reads them; all where duplicates are kept."""
     tally = documents.Tally()
-    found = documents.read(paths, field=text.field, documents=text.documents, on_error=text.on_error, tally=tally)
-    return documents.unique(found, tally) if text.deduplicate else found
+    read = functools.partial(documents.read, field=text.field, documents=text.documents, on_error=text.on_error)
+    found = read(paths, tally=tally)
+    return documents.unique(found, tally, against=read(against)) if text.deduplicate else found
