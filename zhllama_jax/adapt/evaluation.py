@@ -61,10 +61,15 @@ def held_out(config: config_lib.Adapt) -> dict[str, list[str]]:
 def character_ngram(config: config_lib.Adapt, folder: Path, before: Mapping[str, Any]) -> dict[str, Any]:
     """An interpolated 5-gram model of characters, fitted on all of the text that the adaptation learns from."""
     del folder, before
-    names = dict.fromkeys(name for training in config.trainings for name in training.texts if name != config_lib.INSTRUCTIONS)
+    names = adaptation_texts(config)
     fitted = ngram.fit([document for name in names for document in texts.learned(config.texts[name])], order=NGRAM_ORDER)
     scores = {name: fitted.bits_per_character(held) for name, held in held_out(config).items() if name in names}
-    return {"texts": scores, "fitted_on": list(names)}
+    return {"texts": scores, "fitted_on": names}
+
+
+def adaptation_texts(config: config_lib.Adapt) -> list[str]:
+    """The texts that the adaptation learns from, instructions apart, each once."""
+    return list(dict.fromkeys(name for training in config.trainings for name in training.texts if name != config_lib.INSTRUCTIONS))
 
 
 def generation(config: config_lib.Adapt, last: str, folder: Path, before: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _measuring_steps(config: config_lib.Adapt) -> list[steps.Step]:
     last = config.trainings[-1].name
     reads = [
         *_files(config, config.texts),
-        *(config.instructions.files if config.instructions else ()),
+        *(_files(config, [config_lib.INSTRUCTIONS]) if config.instructions else []),
         *([measured.exam] if measured.exam else []),
     ]
     settings = [
@@ -132,18 +132,22 @@ def _measuring_steps(config: config_lib.Adapt) -> list[steps.Step]:
         _plain(config.instructions),
         {name: _plain(text) for name, text in config.texts.items()},
         config.sequence_length,
+        config.dtype,
     ]
     base = evaluation.base_name(config)
     made = []
     for name in evaluated(config):
         needs = [name] if name != "base" else []
         needs += [places.RESIZED] if name not in (places.RESIZED, base) else []
-        point_reads = [*reads, *([config.base.model] if config.base.model else [])]
-        made.append(steps.Step(f"measure_{name}", functools.partial(evaluation.point, config, name), settings, point_reads, needs))
+        point_reads = [*reads, *(_base(config)[1] if name == "base" else [])]
+        point_settings = [*settings, name in evaluation.exam_points(config)]
+        made.append(steps.Step(f"measure_{name}", functools.partial(evaluation.point, config, name), point_settings, point_reads, needs))
     if measured.ngram:
-        made.append(steps.Step("ngram", functools.partial(evaluation.character_ngram, config), settings, reads))
+        fitted = [*settings, evaluation.adaptation_texts(config)]
+        made.append(steps.Step("ngram", functools.partial(evaluation.character_ngram, config), fitted, reads))
     needs = [places.RESIZED, last, *([base] if base != "base" else [])]
-    made.append(steps.Step("generation", functools.partial(evaluation.generation, config, last), settings, reads, needs))
+    spoken = [*settings, config.adapted]
+    made.append(steps.Step("generation", functools.partial(evaluation.generation, config, last), spoken, reads, needs))
     if measured.verify_with_transformers:
         made.append(steps.Step("check", functools.partial(evaluation.check, config), needs=[places.FINAL]))
     return made
@@ -189,8 +193,9 @@ def _learning(config: config_lib.Adapt, name: str, new: config_lib.NewVocabulary
 
 
 def _settings(config: config_lib.Adapt, one: config_lib.Training, init: Any = None) -> Any:
-    """Whatever decides a training's numbers; how often it is validated and saved is not part of it."""
-    own = {name: value for name, value in dataclasses.asdict(one).items() if name not in ("checkpoint", "validation")}
+    """Whatever decides a training's numbers; how often it is saved is no part of it, and validated only where that chooses the weights."""
+    spared = {"checkpoint", *(["validation"] if one.validation.keep == "last" else [])}
+    own = {name: value for name, value in dataclasses.asdict(one).items() if name not in spared}
     return [own, _plain(init), config.sequence_length, config.dtype, config.seed]
 
 
