@@ -4,6 +4,7 @@
 reports all it knows. Nothing here measures; every figure was measured by the step that is named beside it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def cell(value: Any) -> str:
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value).replace("|", "\\|").replace("\n", "<br>")
+    return re.sub(r"\r\n?|\n", "<br>", str(value).replace("|", "\\|"))  # a lone carriage return ends a Markdown line too
 
 
 def _vocabulary(vocabulary: Figures | None) -> str:
