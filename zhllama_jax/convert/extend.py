@@ -51,7 +51,8 @@ def run(
     llama_hf.check_tokenizer(config, old)
     if tokenizer.vocab_size < config.vocab_size:
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size:,} pieces, fewer than the {config.vocab_size:,} rows of {model}: rows are never removed"
+            f"the tokenizer has {tokenizer.vocab_size:,} pieces, fewer than the {config.vocab_size:,} rows of {model}: "
+            "rows are never removed"
         )
     pieces = align.spell(old, tokenizer)
     checkpoint = llama_hf.load(model)
