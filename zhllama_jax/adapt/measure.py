@@ -45,21 +45,20 @@ def bits_per_character(subject: Subject, texts: Mapping[str, Sequence[str]], *, 
 def answer_bits_per_character(
     subject: Subject, rows: Sequence[chat.SftExample], *, prompt: manifest.Prompt, length: int, options: llama.Options
 ) -> dict[str, Any]:
-    """The cost of the right answers given their prompts, per character of the answers that fit.
+    """The cost of the right answers, ends included, given their prompts, per character of the answers.
 
-    An answer that does not fit into `length` tokens is cut, and only the characters that remain are counted.
+    Every answer is scored whole, in windows of `length` tokens where it is longer with its prompt: so the same rows and characters count
+    under every vocabulary.
     """
     passages, characters = [], 0
     for row in rows:
-        example = chat.render_example(subject.tokenizer, row, template=prompt.template, boundary=prompt.boundary, max_tokens=length)
+        example = chat.render_example(subject.tokenizer, row, template=prompt.template, boundary=prompt.boundary)
         if example is None:
             continue
-        ends = int(example.tokens[-1]) == subject.tokenizer.eos_id
-        answer = [int(id_) for id_, counts in zip(example.tokens, example.loss_mask, strict=True) if counts]
-        characters += len(row.output) if ends else len(subject.tokenizer.decode(answer))
+        characters += len(row.output)
         passages.append(likelihood.Passage([int(id_) for id_ in example.tokens], [bool(counts) for counts in example.loss_mask]))
     if not passages:
-        raise ValueError("no held-out instruction fits into a row: raise sequence_length or hold more out")
+        raise ValueError("every held-out instruction has an empty answer: hold others out")
     nats = likelihood.total_nats(subject.config, subject.weights, passages, length=length, options=options)
     return {"rows": len(passages), "characters": characters, "bits_per_character": nats / math.log(2) / characters}
 
