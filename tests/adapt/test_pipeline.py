@@ -1,0 +1,227 @@
+"""The whole road once; then nothing twice, and of a change only what depends on it."""
+
+import dataclasses
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zhllama_jax import files
+from zhllama_jax.adapt import config as config_lib
+from zhllama_jax.adapt import pipeline, steps, summary
+from zhllama_jax.train import config as train_config
+
+CHAPTERS = [
+    "Vocabulary",
+    "Bits per character of held-out text",
+    "Answers to held-out instructions",
+    "Instructions followed",
+    "Speed of generation",
+    "Training",
+    "Samples",
+    "Check of the exported directory",
+    "Time",
+]
+
+
+def did(said: list[str]) -> list[str]:
+    """The names of the steps that were done, in order; the others said that they were done before."""
+    return [line.split()[1] for line in said if line.endswith(" …")]
+
+
+def content(folder: Path) -> dict[str, tuple[int, str]]:
+    """When each file of a folder was written, and what it holds."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, files.sha256(path)) for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def test_every_step_is_done_once_in_the_order_of_the_plan(done: Any) -> None:
+    names = [step.name for step in pipeline.plan(done.config)]
+    assert did(done.said) == names == list(done.records)
+    assert len(done.said) == 2 * len(names)
+    assert all(re.fullmatch(rf"\[\d+/{len(names)}\] \w+( …|: done in [\d.]+ s)", line) for line in done.said)
+
+
+def test_the_report_shows_every_chapter_with_the_records_figures(done: Any) -> None:
+    output = Path(done.config.output)
+    assert done.report == output / "report.md"
+    text = done.report.read_text("utf-8")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == CHAPTERS
+    figures = files.read_json(output / "report.json", what="the figures")
+    assert figures == summary.collect(done.config, done.records)
+    for name in ("resized", "pretrain", "tune"):
+        bits = [score["bits_per_character"] for score in done.before[f"measure_{name}"]["texts"].values()]
+        assert f"| {name} | {' | '.join(f'{value:.3f}' for value in bits)} |" in text
+    assert all((output / picture).is_file() for picture in re.findall(r"\((plots/.*?)\)", text))
+
+
+def test_a_second_run_does_nothing(done: Any) -> None:
+    output = Path(done.config.output)
+    before, report = content(output), done.report.read_text("utf-8")
+    said: list[str] = []
+    pipeline.run(done.config, say=said.append)
+    assert did(said) == [] and len(said) == len(done.records)
+    assert all(line.endswith(": done before") for line in said)
+    assert done.report.read_text("utf-8") == report
+    after = content(output)
+    rewritten = {name for name in before if after[name] != before[name]}
+    assert set(after) == set(before)
+    assert all(name.startswith(("report.", "plots/")) for name in rewritten)
+
+
+def test_another_rate_of_the_last_training_redoes_what_follows_from_it(done: Any, tmp_path: Path) -> None:
+    """In a copy of the output, which shows that an output can be moved."""
+    shutil.copytree(done.config.output, tmp_path / "run")
+    *former, last = done.config.trainings
+    faster = dataclasses.replace(last, optimizer=dataclasses.replace(last.optimizer, learning_rate=0.05))
+    config = dataclasses.replace(done.config, output=str(tmp_path / "run"), trainings=(*former, faster))
+    before = content(tmp_path / "run")
+    said: list[str] = []
+    pipeline.run(config, say=said.append)
+    redone = ["tune", "model", "measure_tune", "generation", "check"]
+    assert did(said) == redone
+
+    records = type(done)(config, said, done.report).records
+    assert {name for name, record in records.items() if record.key != done.records[name].key} == set(redone)
+    assert {name for name, record in records.items() if record != done.records[name]} == set(redone)
+    assert records["measure_tune"].figures["texts"] != done.before["measure_tune"]["texts"]
+    assert records["check"].figures["report"]["logits"]["max_abs"] < 1e-4
+    after = content(tmp_path / "run")
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    own = ("steps/tune/", "model/", "report.", "plots/", *(f".steps/{name}." for name in redone))
+    assert [name for name in sorted(changed) if not name.startswith(own)] == []
+
+
+Change = Callable[[config_lib.Adapt], config_lib.Adapt]
+TRAININGS = {"embeddings", "pretrain", "tune"}
+EXPORTED = {"model", "generation", "check"}
+
+
+def training(place: int, **fields: Any) -> Change:
+    """Changes one training."""
+
+    def change(config: config_lib.Adapt) -> config_lib.Adapt:
+        trainings = list(config.trainings)
+        trainings[place] = dataclasses.replace(trainings[place], **fields)
+        return dataclasses.replace(config, trainings=tuple(trainings))
+
+    return change
+
+
+def part(name: str, **fields: Any) -> Change:
+    """Changes fields of one part of the configuration."""
+    return lambda config: dataclasses.replace(config, **{name: dataclasses.replace(getattr(config, name), **fields)})
+
+
+def redone(config: config_lib.Adapt, change: Change, output: Path) -> set[str]:
+    """The steps that a change makes the pipeline do again; the steps themselves do nothing here."""
+
+    def go(config: config_lib.Adapt) -> list[str]:
+        said: list[str] = []
+        idle = [dataclasses.replace(step, run=lambda folder, before: {}) for step in pipeline.plan(config)]
+        steps.run(idle, output, said.append)
+        return did(said)
+
+    go(config)
+    return set(go(change(config)))
+
+
+def measured(*names: str) -> set[str]:
+    return {f"measure_{name}" for name in names}
+
+
+ALL_POINTS = measured("english", "resized", "embeddings", "pretrain", "tune", "baseline")
+SCORES = ALL_POINTS | {"ngram", "generation"}
+
+
+LATER = {"baseline", "pretrained", *EXPORTED}
+REPACKED = {"rows_new_chinese", "rows_new_instructions"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda config: config, set()),
+        (training(-1, checkpoint=train_config.Checkpoint(every=7)), set()),
+        (training(-1, validation=train_config.Validation(every=7)), set()),
+        (training(-1, validation=train_config.Validation(keep="best")), {"tune"} | EXPORTED | measured("tune")),
+        (training(-1, steps=9), {"tune"} | EXPORTED | measured("tune")),
+        (training(1, steps=9), {"pretrain", "tune"} | LATER | measured("pretrain", "tune", "baseline")),
+        (training(0, steps=9), TRAININGS | LATER | measured(*TRAININGS, "baseline")),
+        (
+            training(0, texts={"chinese": 1.0, "english": 1.0}),
+            TRAININGS | LATER | {"rows_new_english", "ngram"} | measured(*TRAININGS, "baseline"),
+        ),
+        (lambda config: dataclasses.replace(config, trainings=config.trainings[:-1]), EXPORTED),
+        (
+            lambda config: dataclasses.replace(config, trainings=config.trainings[:1]),
+            {"baseline"} | EXPORTED | measured("embeddings", "baseline"),
+        ),
+        (part("vocabulary", init="mean"), TRAININGS | LATER | REPACKED | {"tokenizer", "resized"} | ALL_POINTS - measured("english")),
+        (part("evaluation", max_new_tokens=9), SCORES),
+        (
+            lambda config: dataclasses.replace(config, dtype="bfloat16"),
+            TRAININGS | LATER | REPACKED | SCORES | {"english", "tokenizer", "resized"},
+        ),
+        (lambda config: dataclasses.replace(config, adapted="english"), {"generation"}),
+    ],
+)
+def test_a_change_redoes_what_depends_on_it(recipe: config_lib.Adapt, tmp_path: Path, change: Change, expected: set[str]) -> None:
+    assert redone(recipe, change, tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("which", "spared"),
+    [
+        ("instructions_held_out", {"added_tokenizer", "tokenizer", "embeddings", "pretrain", "baseline"}),
+        ("chinese_held_out", {"base_tokenizer", "rows_old_english", "english"}),
+    ],
+)
+def test_other_held_out_content_is_measured_anew(
+    recipe: config_lib.Adapt, small_world: Any, tmp_path: Path, which: str, spared: set[str]
+) -> None:
+    original: Path = getattr(small_world, which)
+    other = tmp_path / original.name
+    other.write_bytes(original.read_bytes().split(b"\n", 1)[1])
+
+    def change(config: config_lib.Adapt) -> config_lib.Adapt:
+        assert config.instructions is not None
+        if which == "instructions_held_out":
+            return dataclasses.replace(config, instructions=dataclasses.replace(config.instructions, validation_files=(str(other),)))
+        chinese = dataclasses.replace(config.texts["chinese"], validation_files=(str(other),))
+        return dataclasses.replace(config, texts=config.texts | {"chinese": chinese})
+
+    found = redone(recipe, change, tmp_path / "run")
+    assert found >= SCORES
+    assert not found & spared
+
+
+def test_a_given_base_is_read_and_not_made(recipe: config_lib.Adapt, tmp_path: Path) -> None:
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "weights").write_text("one")
+    given = dataclasses.replace(recipe, base=config_lib.Base(model=str(tmp_path / "llama")))
+    names = [step.name for step in pipeline.plan(given)]
+    assert not {"base_tokenizer", "english", "rows_old_english"} & set(names)
+    assert pipeline.evaluated(given) == ["base", "resized", "embeddings", "pretrain", "tune", "baseline"]
+
+    def change(config: config_lib.Adapt) -> config_lib.Adapt:
+        (tmp_path / "llama" / "weights").write_text("two")
+        return config
+
+    kept = {"added_tokenizer", "ngram"}
+    assert redone(given, change, tmp_path / "run") == set(names) - kept
+
+
+def test_what_is_not_wanted_is_no_step(recipe: config_lib.Adapt) -> None:
+    bare = dataclasses.replace(
+        recipe,
+        trainings=recipe.trainings[:1],
+        instructions=None,
+        evaluation=config_lib.Evaluation(ngram=False, equal_compute=False, verify_with_transformers=False),
+    )
+    names = {step.name for step in pipeline.plan(bare)}
+    assert not names & {"ngram", "baseline", "check", "pretrained", "measure_baseline", "rows_old_chinese", "rows_new_instructions"}

@@ -1,0 +1,95 @@
+"""The figures of the report are those of the records, and its sentences are true of them."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import pytest
+
+from zhllama_jax.adapt import steps, summary
+
+
+def collected(done: Any, *without: str, **changed: float) -> dict[str, Any]:
+    """The summary without some steps, and with other bits per character of Chinese at some points."""
+    records = {name: record for name, record in done.records.items() if name not in without}
+    for name, bits in changed.items():
+        figures = copy.deepcopy(records[name].figures)
+        if name == "ngram":
+            figures["texts"]["chinese"] = bits
+        else:
+            figures["texts"]["chinese"]["bits_per_character"] = bits
+        records[name] = steps.Record(records[name].key, records[name].seconds, figures)
+    return summary.collect(done.config, records)
+
+
+def test_the_table_of_likelihood_holds_each_point_s_figures_in_order(done: Any) -> None:
+    likelihood = collected(done)["likelihood"]
+    assert likelihood["texts"] == ["english", "chinese"]
+    assert [row["after"] for row in likelihood["rows"]] == ["english", "resized", "embeddings", "pretrain", "tune"]
+    for row in likelihood["rows"]:
+        texts = done.before[f"measure_{row['after']}"]["texts"]
+        assert {name: row[name] for name in texts} == {name: score["bits_per_character"] for name, score in texts.items()}
+
+
+def test_baselines_stand_apart_with_their_own_figures(done: Any) -> None:
+    ngram, model = collected(done)["baselines"]
+    assert ngram["chinese"] == done.before["ngram"]["texts"]["chinese"] and "english" not in ngram
+    assert model["chinese"] == done.before["measure_baseline"]["texts"]["chinese"]["bits_per_character"]
+    assert "5-gram" in ngram["name"] and "equal FLOPs" in model["name"]
+    figures = collected(done)
+    for chapter in ("answers", "exams"):
+        assert "baseline" not in [row["after"] for row in figures[chapter]["rows"]]
+
+
+@pytest.mark.parametrize(
+    ("ngram", "baseline", "sentence"),
+    [
+        (3.0, 5.0, "That is worse than the n-gram of characters (3.000) and better than the un-extended model (5.000)."),
+        (5.0, 3.0, "That is better than the n-gram of characters (5.000) and worse than the un-extended model (3.000)."),
+        (4.0, 4.0, "That is worse than the n-gram of characters (4.000) and worse than the un-extended model (4.000)."),
+    ],
+)
+def test_the_remark_says_who_is_better(done: Any, ngram: float, baseline: float, sentence: str) -> None:
+    remarks = collected(done, ngram=ngram, measure_baseline=baseline, measure_resized=8.0, measure_pretrain=4.0)["likelihood"]["remarks"]
+    assert remarks[0].endswith("`pretrain` the bits per character of held-out chinese fall from 8.000 to 4.000, by 50.0 %.")
+    assert remarks[1] == sentence
+    assert "says little about how much a 7B model forgets" in remarks[2]
+
+
+def test_what_was_not_measured_is_not_told(done: Any) -> None:
+    figures = collected(done, "ngram", "check", "baseline", "measure_baseline")
+    assert (figures["baselines"], figures["check"]) == ([], None)
+    assert not any("That is" in remark for remark in figures["likelihood"]["remarks"])
+    assert "baseline" not in [stage["name"] for stage in figures["stages"]]
+    one = collected(done, "measure_baseline", "baseline", ngram=1.0)["likelihood"]["remarks"][1]
+    assert one == "That is worse than the n-gram of characters (1.000)."
+
+
+def test_without_instructions_there_are_neither_answers_nor_exams(done: Any) -> None:
+    records = {
+        name: dataclasses.replace(record, figures={key: value for key, value in record.figures.items() if key not in ("answers", "exam")})
+        for name, record in done.records.items()
+    }
+    figures = summary.collect(done.config, records)
+    assert (figures["answers"], figures["exams"]) == (None, None)
+
+
+def test_answers_exams_stages_and_time_are_the_records(done: Any) -> None:
+    figures = collected(done)
+    assert figures["answers"]["count"] == done.before["measure_tune"]["answers"]["rows"]
+    for row in figures["answers"]["rows"]:
+        assert row["bits_per_character"] == done.before[f"measure_{row['after']}"]["answers"]["bits_per_character"]
+    for row in figures["exams"]["rows"]:
+        assert row == {"after": row["after"], **done.before[f"measure_{row['after']}"]["exam"]}
+    assert [stage["name"] for stage in figures["stages"]] == ["english", "embeddings", "pretrain", "tune", "baseline"]
+    assert all(stage == {"name": stage["name"], **done.before[stage["name"]]} for stage in figures["stages"])
+    assert figures["steps"] == [{"name": name, "seconds": record.seconds} for name, record in done.records.items()]
+    minutes = sum(record.seconds for record in done.records.values()) / 60
+    assert f"took {minutes:.1f} minutes" in figures["introduction"] and f"--model {done.config.output}/model" in figures["introduction"]
+
+
+def test_the_gain_in_speed_is_that_of_characters(done: Any) -> None:
+    generation = collected(done)["generation"]
+    old, new = generation["rows"]
+    assert (old["model"], new["model"]) == ("old", "new")
+    assert f"{new['characters_per_second'] / old['characters_per_second']:.2f} times" in generation["remark"]

@@ -1,0 +1,93 @@
+"""What is held out is never learned from, whoever asks: the vocabulary, the n-gram model, the packed rows, the scores."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from zhllama_jax.adapt import texts
+from zhllama_jax.data import build
+from zhllama_jax.data import config as data_config
+from zhllama_jax.tokenizer import processor
+
+DOCUMENTS = [f"Document {number}: the river runs to the sea." for number in range(200)]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> str:
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join([*DOCUMENTS, *DOCUMENTS[:20]]), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> str:
+    """Documents for validation, of which ten stand in the corpus too."""
+    path = tmp_path / "others.txt"
+    path.write_text("\n\n".join([*DOCUMENTS[50:60], "Something else.", "And more."]), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def instructions(tmp_path: Path) -> str:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"instruction": f"Say {number}.", "input": "now" * (number % 2), "output": str(number)} for number in range(200)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("salt", ["", "other"])
+def test_a_share_is_held_out_and_the_rest_is_learned(corpus: str, salt: str) -> None:
+    text = data_config.TextData(files=(corpus,), held_out=0.2, salt=salt)
+    learned, held_out = list(texts.learned(text)), texts.held_out(text)
+    assert sorted(learned + held_out) == sorted(DOCUMENTS)
+    assert 20 <= len(held_out) <= 60
+
+
+def test_documents_for_validation_are_not_learned_though_they_stand_in_the_files(corpus: str, others: str) -> None:
+    text = data_config.TextData(files=(corpus,), validation_files=(others,))
+    assert list(texts.learned(text)) == DOCUMENTS[:50] + DOCUMENTS[60:]
+    assert texts.held_out(text) == [*DOCUMENTS[50:60], "Something else.", "And more."]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("deduplicate", [False, True])
+def test_the_packed_rows_split_alike(
+    corpus: str, others: str, english_pieces: Path, tmp_path: Path, apart: bool, deduplicate: bool
+) -> None:
+    split = {"validation_files": (others,)} if apart else {"held_out": 0.2}
+    text = data_config.TextData(files=(corpus,), length=64, deduplicate=deduplicate, **split)
+    built = build.text(text, processor.Tokenizer.load(english_pieces), tmp_path / "store").metadata["splits"]
+    for name, expected in (("train", list(texts.learned(text))), ("validation", texts.held_out(text))):
+        assert (built[name]["documents"], built[name]["characters"]) == (len(expected), sum(map(len, expected)))
+
+
+def test_characters_are_counted_from_the_start(corpus: str) -> None:
+    text = data_config.TextData(files=(corpus,), held_out=0.2)
+    whole = "".join(texts.held_out(text))
+    for room in (1, 30, 100, len(whole)):
+        assert "".join(texts.held_out(text, max_characters=room)) == whole[:room]
+    assert "".join(texts.held_out(text, max_characters=len(whole) + 1)) == whole
+
+
+def test_nothing_held_out_is_said(corpus: str) -> None:
+    text = data_config.TextData(files=(corpus,))
+    assert not texts.holds_out(text)
+    with pytest.raises(ValueError, match=r"text\.txt: nothing is held out; set held_out"):
+        texts.held_out(text)
+    assert texts.holds_out(data_config.TextData(files=(corpus,), held_out=0.1))
+    assert texts.holds_out(data_config.TextData(files=(corpus,), validation_files=(corpus,)))
+
+
+def test_held_out_rows_are_those_that_are_not_packed(instructions: str, english_pieces: Path, tmp_path: Path) -> None:
+    rows = data_config.SftData(files=(instructions,), held_out=0.2, length=256, template="none")
+    held_out = texts.held_out_rows(rows)
+    built = build.sft(rows, processor.Tokenizer.load(english_pieces), tmp_path / "store").metadata["splits"]
+    assert built["train"]["examples"] == 200 - len(held_out) > 100
+    assert built["validation"]["examples"] == len(held_out) > 10
+    assert built["validation"]["characters"] == sum(len(row.output) for row in held_out)
+
+
+def test_rows_apart_are_all_held_out_and_none_without_a_share(instructions: str) -> None:
+    assert len(texts.held_out_rows(data_config.SftData(files=("none.jsonl",), validation_files=(instructions,)))) == 200
+    assert texts.held_out_rows(data_config.SftData(files=(instructions,))) == []

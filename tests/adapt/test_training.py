@@ -1,0 +1,145 @@
+"""Each training stands on the former's adapters, sees nothing that is held out, and the baseline gets the same FLOPs."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zhllama_jax import tree
+from zhllama_jax.adapt import config as config_lib
+from zhllama_jax.adapt import places, texts, training
+from zhllama_jax.convert import fold, llama_hf
+from zhllama_jax.data import chat, store
+from zhllama_jax.demo import english
+from zhllama_jax.tokenizer import processor
+from zhllama_jax.train import config as train_config
+
+
+def decoded(directory: Path, tokenizer: processor.Tokenizer) -> list[str]:
+    """The segments of a store's rows to learn from, as text."""
+    rows = store.open_store(directory, "train")
+    found = []
+    for index in range(len(rows)):
+        row = rows[index]
+        for segment in range(1, int(row.segment_ids.max()) + 1):
+            found.append(tokenizer.decode([int(id_) for id_ in row.tokens[row.segment_ids == segment]]))
+    return found
+
+
+def sentences(documents: list[str]) -> set[str]:
+    """The distinct sentences of some documents, without the fixed heading of exercises; those of the world split at full stops."""
+    bodies = (document.removeprefix(english.SPEECH.heading) for document in documents)
+    return {part.strip() for body in bodies for part in re.split(r"。|\.(?:\s|$)", body) if len(part.strip()) > 9}
+
+
+@pytest.mark.parametrize(("rows", "name"), [(places.OLD, "english"), (places.OLD, "chinese"), (places.NEW, "chinese")])
+def test_no_held_out_sentence_is_in_the_rows(done: Any, rows: str, name: str) -> None:
+    tokenizer = processor.Tokenizer.load(places.old_tokenizer(done.config) if rows == places.OLD else places.of(done.config, "tokenizer"))
+    packed = sentences(decoded(places.rows(done.config, rows, name), tokenizer))
+    text = done.config.texts[name]
+    learned, held_out = sentences(list(texts.learned(text))), sentences(texts.held_out(text))
+    assert len(learned & packed) > 0.4 * len(learned), "the others were cut where a row ends"
+    assert len(held_out) > 100
+    assert not held_out & packed
+
+
+def test_no_held_out_instruction_is_in_the_rows(done: Any) -> None:
+    tokenizer = processor.Tokenizer.load(places.of(done.config, "tokenizer"))
+    learned = decoded(places.rows(done.config, places.NEW, config_lib.INSTRUCTIONS), tokenizer)
+
+    def share(rows: list[chat.SftExample]) -> float:
+        asked = [f"### Instruction:\n{row.question}\n\n### Response: {row.output}" for row in rows]
+        return sum(any(text in example for example in learned) for text in asked) / len(asked)
+
+    assert share([row for path in done.config.instructions.files for row in chat.read_sft(path)]) == 1
+    assert share(texts.held_out_rows(done.config.instructions)) == 0
+
+
+def test_adapters_are_listed_in_the_order_to_fold(done: Any) -> None:
+    figures = done.before
+    assert figures["english"]["adapters"] == []
+    assert figures["embeddings"]["adapters"] == ["steps/embeddings/adapter"]
+    assert figures["pretrain"]["adapters"] == ["steps/embeddings/adapter", "steps/pretrain/adapter"]
+    assert figures["tune"]["adapters"] == ["steps/embeddings/adapter", "steps/tune/adapter"], "continue replaces what it goes on with"
+    assert figures["baseline"]["adapters"] == ["steps/baseline/adapter"]
+
+
+@pytest.mark.parametrize(("name", "last"), [(places.FINAL, "tune"), (places.PRETRAINED, "pretrain")])
+def test_the_exported_models_are_the_grown_one_with_its_adapters_folded(done: Any, name: str, last: str) -> None:
+    adapters = done.before[last]["adapters"]
+    assert done.before[name]["adapters"] == adapters
+    resized = places.of(done.config, places.RESIZED)
+    expected = tree.flatten(fold.load(resized, places.inside(done.config, adapters)).checkpoint.params)
+    found = tree.flatten(llama_hf.load(places.of(done.config, name)).params)
+    plain = tree.flatten(llama_hf.load(resized).params)
+    assert set(found) == set(expected)
+    assert all(np.array_equal(np.asarray(found[path]), np.asarray(expected[path])) for path in expected)
+    assert any(not np.array_equal(np.asarray(found[path]), np.asarray(plain[path])) for path in expected)
+
+
+def test_the_baseline_gets_the_flops_of_the_pretraining_up_to_a_step(done: Any) -> None:
+    figures = done.before
+    budget = figures["embeddings"]["flops"] + figures["pretrain"]["flops"]
+    step = figures["baseline"]["flops"] / figures["baseline"]["steps"]
+    assert abs(figures["baseline"]["flops"] - budget) <= step
+    last = done.config.trainings[1]
+    assert figures["baseline"]["tokens"] == figures["baseline"]["steps"] * last.global_batch * done.config.sequence_length
+    base = llama_hf.load_config(places.base_model(done.config))
+    assert f"of {figures['baseline']['parameters']:,} parameters" in figures["baseline"]["table"]
+    assert figures["baseline"]["parameters"] < figures["pretrain"]["parameters"]
+    trained = fold.load(places.base_model(done.config), places.inside(done.config, figures["baseline"]["adapters"]))
+    assert trained.checkpoint.config == base, "the vocabulary is not extended"
+
+
+def test_flops_grow_with_what_learns_and_how_long(done: Any) -> None:
+    figures = done.before
+    per_token = {name: figures[name]["flops"] / figures[name]["tokens"] for name in ("english", "embeddings", "pretrain", "baseline")}
+    matrices = 2 * figures["english"]["parameters"]
+    assert 2 * matrices < per_token["english"] < 6 * matrices
+    assert per_token["embeddings"] < per_token["pretrain"]
+    assert per_token["baseline"] < per_token["pretrain"], "the head of the un-extended model is smaller"
+
+
+def test_what_the_report_says_of_a_training_is_what_its_journal_says(done: Any) -> None:
+    for one in (done.config.base.training, *done.config.trainings):
+        figures = done.before[one.name]
+        journal = places.of(done.config, one.name) / "metrics.jsonl"
+        lines = [json.loads(line) for line in journal.read_text("utf-8").splitlines()]
+        losses = [[line["step"], line["loss"]] for line in lines if line["kind"] == "train"]
+        assert figures["losses"] == losses
+        assert (figures["loss_first"], figures["loss_last"]) == (losses[0][1], losses[-1][1])
+        assert figures["validation"][-1][0] == figures["steps"] == one.steps
+        assert figures["tokens"] == one.steps * one.global_batch * done.config.sequence_length
+        assert 0 < figures["trainable"] <= figures["parameters"]
+
+
+def test_an_experiment_takes_every_field_of_its_training(recipe: config_lib.Adapt) -> None:
+    one = config_lib.Training(
+        name="one",
+        texts={"chinese": 0.75, config_lib.INSTRUCTIONS: 0.25},
+        stage=train_config.Stage("sft"),
+        adapter="extend",
+        lora=train_config.Lora(rank=3, alpha=5.0),
+        optimizer=train_config.Optimizer(learning_rate=0.125),
+        schedule=train_config.Schedule(),
+        tokens=4096,
+        global_batch=16,
+        micro_batch=1,
+        separate=False,
+        validation=train_config.Validation(every=7),
+        checkpoint=train_config.Checkpoint(every=9),
+    )
+    made = training.experiment(recipe, one, model="llama", adapters=["a", "b"], rows=places.NEW, output=Path("out"))
+    for field in dataclasses.fields(one):
+        if field.name not in ("name", "texts", "separate"):
+            assert getattr(made, field.name) == getattr(one, field.name), field.name
+    assert (made.model, made.adapters, made.output, made.seed, made.dtype) == ("llama", ("a", "b"), "out", recipe.seed, recipe.dtype)
+    assert made.data.separate is False
+    assert [(source.store, source.share.weight) for source in made.data.sources] == [
+        (str(places.rows(recipe, places.NEW, "chinese")), 0.75),
+        (str(places.rows(recipe, places.NEW, config_lib.INSTRUCTIONS)), 0.25),
+    ]

@@ -1,0 +1,103 @@
+"""A grown directory: old rows bit for bit, new ones by the rule, everything else carried over."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zhllama_jax import tree
+from zhllama_jax.convert import extend, llama_hf, manifest
+from zhllama_jax.model import config as config_lib
+from zhllama_jax.model import resize
+from zhllama_jax.tokenizer import align, merge, processor
+
+
+@pytest.fixture(scope="module")
+def merged(tokenizer: processor.Tokenizer, chinese_pieces: Path, english_pieces: Path) -> processor.Tokenizer:
+    """The English tokenizer with Chinese pieces and a padding piece behind."""
+    made = merge.merge(english_pieces, [chinese_pieces], pad_token=True, proof_strings=100)
+    return processor.Tokenizer.from_bytes(made.serialized)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, make_params: Callable[..., Any], tokenizer: processor.Tokenizer) -> Path:
+    """A small model directory with a prompt and a history."""
+    config = config_lib.named("micro", vocab_size=tokenizer.vocab_size)
+    directory = tmp_path_factory.mktemp("extend") / "base"
+    history = [{"step": "train"}]
+    prompt = manifest.Prompt("alpaca")
+    llama_hf.save(directory, config=config, params=make_params(config), tokenizer=tokenizer, prompt=prompt, history=history)
+    return directory
+
+
+@pytest.mark.parametrize("init", ["mean_of_pieces", "mean", "normal"])
+def test_old_rows_stay_and_new_ones_follow_the_rule(
+    init: resize.Init, base: Path, tokenizer: processor.Tokenizer, merged: processor.Tokenizer, tmp_path: Path
+) -> None:
+    done = extend.run(base, merged, tmp_path / "grown", init=init, seed=3)
+    old, new = llama_hf.load(base), llama_hf.load(tmp_path / "grown")
+    assert (done.before, done.config) == (tokenizer.vocab_size, new.config)
+    assert (new.config.base_vocab_size, new.config.vocab_size) == (tokenizer.vocab_size, merged.vocab_size)
+    assert new.config.pad_token_id == merged.pad_id
+    before, after = tree.flatten(old.params), tree.flatten(new.params)
+    assert set(after) - set(before) == {"embed_tokens/extension", "lm_head/extension"}
+    for path, leaf in before.items():
+        assert np.array_equal(np.asarray(after[path]), np.asarray(leaf)), path
+    spelled = align.spell(tokenizer, merged)
+    for table in ("embed_tokens", "lm_head"):
+        rows = np.asarray(old.params[table]["base"])[: tokenizer.vocab_size]
+        grown = np.asarray(new.params[table]["extension"])
+        assert not grown[merged.vocab_size - tokenizer.vocab_size :].any(), "spare rows are zero"
+        for index, ids in enumerate(spelled):
+            if tokenizer.vocab_size + index == merged.pad_id:
+                continue
+            if init == "mean_of_pieces":
+                np.testing.assert_allclose(grown[index], rows[ids].mean(axis=0), atol=1e-6)
+            elif init == "mean":
+                np.testing.assert_allclose(grown[index], rows.mean(axis=0), atol=1e-6)
+            else:
+                assert grown[index].any()
+
+
+def test_prompt_and_history_are_carried_over_and_the_step_is_noted(base: Path, merged: processor.Tokenizer, tmp_path: Path) -> None:
+    done = extend.run(base, merged, tmp_path / "grown")
+    grown = llama_hf.load(tmp_path / "grown")
+    assert grown.prompt == manifest.Prompt("alpaca")
+    assert [step["step"] for step in grown.history] == ["train", "resize"]
+    step = grown.history[-1]
+    assert (step["from"], step["to"], step["init"]) == (done.before, done.config.vocab_size, "mean_of_pieces")
+    assert step["tokenizer_sha256"] == merged.sha256 == processor.Tokenizer.load(tmp_path / "grown").sha256
+    assert manifest.verify(tmp_path / "grown") == []
+
+
+def test_random_rows_are_the_seed_s(base: Path, merged: processor.Tokenizer, tmp_path: Path) -> None:
+    prints = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        extend.run(base, merged, tmp_path / name, init="normal", seed=seed)
+        prints.append(manifest.fingerprint(tmp_path / name))
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_vocabulary_that_does_not_extend_the_model_s_leaves_nothing(
+    base: Path, tokenizer: processor.Tokenizer, chinese_pieces: Path, tmp_path: Path
+) -> None:
+    for other in (processor.Tokenizer.load(chinese_pieces), tokenizer):
+        with pytest.raises(ValueError):
+            extend.run(base, other, tmp_path / "grown")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_is_replaced_only_on_demand(base: Path, merged: processor.Tokenizer, tmp_path: Path) -> None:
+    extend.run(base, merged, tmp_path / "grown")
+    with pytest.raises(ValueError, match="exists"):
+        extend.run(base, merged, tmp_path / "grown", init="mean")
+    extend.run(base, merged, tmp_path / "grown", init="mean", overwrite=True)
+    assert llama_hf.load(tmp_path / "grown").history[-1]["init"] == "mean"
+
+
+def test_fewer_pieces_than_rows_are_refused_with_both_numbers(base: Path, merged: processor.Tokenizer, tmp_path: Path) -> None:
+    done = extend.run(base, merged, tmp_path / "grown")
+    with pytest.raises(ValueError, match=rf"fewer than the {done.config.vocab_size:,} rows"):
+        extend.run(tmp_path / "grown", processor.Tokenizer.load(base), tmp_path / "shrunk")
