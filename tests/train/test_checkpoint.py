@@ -175,6 +175,15 @@ def test_old_steps_go_and_the_best_stays(tmp_path) -> None:
     assert sorted(path.name for path in (tmp_path / "steps").iterdir()) == ["1", "3", "4"]
 
 
+def test_one_step_is_read_back_by_its_number_if_it_is_sound(folder) -> None:
+    checkpoints = checkpoint.Checkpoints(folder, IDENTITY, keep=5, say=print)
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.read(1, make(0.0)), make(1.0))
+    flip(max(payloads(folder, 1), key=lambda path: path.stat().st_size))
+    with pytest.raises(ValueError, match=r"step 1 under .* cannot be read back: .* is not what was saved"):
+        checkpoints.read(1, make(0.0))
+    checkpoints.close()
+
+
 def test_another_run_is_refused_by_what_differs(folder) -> None:
     other = {"settings": {"optimizer": {"learning_rate": 3e-4}, "seed": 0}, "start": {"tokenizer": "xyz"}}
     with pytest.raises(ValueError, match=r"learning_rate was 0.0002 and is 0.0003; start.tokenizer was 'abc' and is 'xyz'"):

@@ -128,3 +128,6 @@ optimizer: {learning_rate: 1e-4}
     assert experiment.choice.extra_rules == (config.Rule("params/embed_tokens/base", train=False),)
     assert experiment.data.sources[0].text.held_out == 0.01 and experiment.data.sources[1].store == "rows"
     assert (experiment.optimizer.learning_rate, experiment.optimizer.b2) == (1e-4, 0.95)
+    path.write_text(experiment.to_yaml())
+    given = vars(parser.instantiate(parser.parse_args(["--config", str(path)])))
+    assert config.Experiment(**{name: value for name, value in given.items() if name != "config"}) == experiment

@@ -37,6 +37,8 @@ def test_a_corpus_is_built_once_and_counted(built, tokenizer, text_data) -> None
     twice = feed.open_data(data, tokenizer, directory, say=again.append)
     assert not again and twice.num_rows == 2 * opened.num_rows
     assert twice.identity == [opened.identity[0]] * 2
+    names = [held_out.name for held_out in twice.held_out]
+    assert len(set(names)) == 2, "their scores stand beside each other"
 
 
 def test_other_data_have_another_identity(built, tokenizer, text_data, tmp_path) -> None:

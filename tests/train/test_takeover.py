@@ -116,7 +116,7 @@ def test_a_replaced_adapter_hands_its_rows_on(world, attention, tmp_path) -> Non
     chosen = experiment(world, tmp_path, adapters=tuple(attention["adapters"]), adapter="continue", stage=stage)
     start = takeover.begin(chosen, say=print)
     factors = {"lora": {"layers": start.weights["lora"]["layers"]}}
-    takeover.finish(chosen, start, factors, prompt=None, step=STEP, figures={})
+    takeover.finish(chosen, takeover.trimmed(start), factors, prompt=None, step=STEP, figures={})
     former, written = peft.load(attention["adapters"][0]), peft.load(tmp_path / "adapter")
     np.testing.assert_array_equal(written.rows["embed_tokens"].values_ND, former.rows["embed_tokens"].values_ND)
     np.testing.assert_array_equal(written.rows["embed_tokens"].ids, former.rows["embed_tokens"].ids)

@@ -86,13 +86,26 @@ class Checkpoints:
             _check_leaves(step, manifest["leaves"], _describe(like))
             for newer in [other for other in self.committed() if other > step]:
                 self._remove(newer)
-            return Restored(self.read(step, like), manifest["record"])
+            return Restored(self._load(step, like), manifest["record"])
         if reasons:
             raise ValueError(f"no checkpoint under {self._steps.parent} is sound ({'; '.join(reasons)}); remove the folder to begin anew")
         return None
 
     def read(self, step: int, like: state_lib.State) -> state_lib.State:
-        """The state of a committed step, under the shardings of `like`."""
+        """The state of one committed step, under the shardings of `like`.
+
+        Raises:
+          ValueError, OSError: it is damaged or gone.
+        """
+        self.wait()
+        try:
+            self._verified(step)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"the checkpoint of step {step} under {self._steps.parent} cannot be read back: {error}") from None
+        return self._load(step, like)
+
+    def _load(self, step: int, like: state_lib.State) -> state_lib.State:
+        """What Orbax reads of a step that was verified."""
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in state_lib.leaves(like).items()
         }

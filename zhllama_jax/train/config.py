@@ -5,6 +5,7 @@ only say where, how often or on which devices are not (`Experiment.identity`).
 """
 
 import dataclasses
+import json
 import math
 from typing import Any, Literal
 
@@ -305,6 +306,13 @@ class Experiment:
                 f"(global_batch {batch} over {devices} devices); micro_batch may be one of {fitting}"
             )
         return share // micro_batch
+
+    def to_yaml(self) -> str:
+        """The resolved experiment as a configuration file that `zhllama train --config` reads."""
+        import yaml
+
+        # By way of JSON, in which a tuple is a list: YAML would give it a tag of Python's.
+        return yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(self))), sort_keys=False, allow_unicode=True)
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the numbers (up to rounding), as JSON values: what a checkpoint must agree with."""

@@ -81,13 +81,16 @@ def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: 
       FileNotFoundError: a file or store is missing.
       ValueError: a fault in the data, a store of another tokenizer, or rows of different lengths.
     """
-    stores, held_out, identity, prompts = [], [], [], []
+    stores: list[store.Store] = []
+    held_out: list[HeldOut] = []
+    identity, prompts = [], []
     for number, source in enumerate(data.sources):
         train, validation, name = _open_source(source, tokenizer, directory / str(number), say)
         metadata = train.metadata
         stores.append(train)
         if validation is not None:
             counts = metadata["splits"][validation.split]
+            name = name if name not in {other.name for other in held_out} else f"{name}_{number}"
             held_out.append(HeldOut(name, validation, counts.get("characters"), counts.get("targets")))
         key = metadata.get("key") or hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
         identity.append({"key": key, "rows": len(train), "weight": source.share.weight, "max_epochs": source.share.max_epochs})

@@ -21,6 +21,8 @@ from zhllama_jax.train import meter as meter_lib
 from zhllama_jax.train import state as state_lib
 from zhllama_jax.train import step as step_lib
 
+CONFIG = "config.yaml"
+
 
 class Sizes(NamedTuple):
     """How long the run is and how a global batch is cut.
@@ -110,8 +112,11 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
             if int(state.step) == sizes.steps and (output / takeover.RESULT).is_file():
                 return files.read_json(output / takeover.RESULT, what="the result of a run")
 
-        recipe = step_lib.Recipe(start.config, tx, rate, _options(experiment), experiment.seed, experiment.loss_chunk)
+        chunk = experiment.loss_chunk * mesh_lib.batch_shards(mesh)
+        files.atomic_write(output / CONFIG, experiment.to_yaml())
+        recipe = step_lib.Recipe(start.config, tx, rate, _options(experiment), experiment.seed, chunk)
         cost = flops.per_token(start.config, tree.flatten(start.weights), plan.mask, length=sizes.length)
+        start = takeover.trimmed(start)
         scene = Scene(experiment, sizes, mesh, recipe, frozen, source, data.held_out, saved, journal, cost)
         state, best, figures = _train(scene, state, best)
 

@@ -55,7 +55,7 @@ class Recipe(NamedTuple):
       rate: learning rate by update, for the metrics.
       options: how the model computes.
       seed: of the dropout; the key of step t is fold_in(key(seed), t).
-      chunk: tokens of a device whose logits exist at a time.
+      chunk: tokens whose logits exist at a time, over all devices.
     """
 
     config: model_config.LlamaConfig

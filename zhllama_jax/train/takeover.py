@@ -117,6 +117,12 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
     )
 
 
+def trimmed(start: Start) -> Start:
+    """The start without the weights that `finish` does not look at, so that the host need not hold the base beside the devices."""
+    params = {name: start.weights["params"][name] for name in MATRICES if start.replaced and name in start.replaced.rows}
+    return start._replace(weights={**start.weights, "params": params})
+
+
 def check_trainable(stage: config_lib.Stage, mask: Mapping[str, bool]) -> None:
     """Refuses trainables that an adapter directory cannot hold.
 
