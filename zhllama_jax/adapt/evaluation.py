@@ -36,7 +36,7 @@ def point(config: config_lib.Adapt, name: str, folder: Path, before: Mapping[str
         rows = texts.held_out_rows(config.instructions)
         if rows:
             found["answers"] = measure.answer_bits_per_character(
-                subject, rows, prompt=prompt, length=config.sequence_length, options=options
+                subject, rows, prompt=prompt, length=subject.config.max_position_embeddings, options=options
             )
         if config.evaluation.exam is not None and name in exam_points(config):
             questions = answers.read(config.evaluation.exam)
