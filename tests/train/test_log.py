@@ -56,6 +56,13 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys) -> None:
     assert log.read(tmp_path)[-1]["zh"] == score
 
 
+def test_the_summary_is_over_all_processes_of_a_run(tmp_path) -> None:
+    write(tmp_path, 0, 4)
+    write(tmp_path, 3, 5, loss=1.0)
+    assert log.summary(tmp_path) == {"loss": 1.0, "validation": {}, "tokens_per_second": 1000.0, "seconds": 10.0}
+    assert log.summary(tmp_path / "nowhere")["loss"] is None
+
+
 def test_only_one_process_speaks(tmp_path, capsys) -> None:
     write(tmp_path, 0, 2, speaks=False)
     assert not capsys.readouterr().out and not list(tmp_path.iterdir())

@@ -174,3 +174,14 @@ def test_two_devices_learn_what_one_learns(base, small, tmp_path) -> None:
         loop.run(each)
     losses = [[line["loss"] for line in log.read(tmp_path / name) if line["kind"] == "train"] for name in ("two", "one")]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_bfloat16_computes_and_float32_learns(base, small, undisturbed, tmp_path) -> None:
+    """The frozen base and the activations are bfloat16; what is trained, and what is written, stays float32."""
+    chosen = experiment(base, tmp_path, small, dtype="bfloat16", steps=2, remat="full", micro_batch=2)
+    result = loop.run(chosen)
+    (manifest_,) = (json.loads(path.read_text()) for path in tmp_path.glob("checkpoints/commits/*.json"))
+    assert {dtype for _, dtype in manifest_["leaves"].values()} == {"float32", "int32"}
+    first = [log.read(Path(found["adapters"][0]).parent)[0]["loss"] for found in (result, undisturbed)]
+    np.testing.assert_allclose(first[0], first[1], rtol=1e-2)
+    assert peft.load(result["adapters"][0]).rows["lm_head"].values_ND.dtype == np.float32

@@ -44,7 +44,6 @@ def test_stretches_end_every_few_steps_and_at_the_last(clock) -> None:
         assert [entry[0] for entry in heard.steps_] == [stop for stop in (2, 4) if stop < step], "one step late"
     chosen.flush()
     assert [(step, figures["loss"], figures["tokens"]) for step, figures, _ in heard.steps_] == [(2, 1.5, 100), (4, 3.5, 100), (5, 5.0, 50)]
-    assert chosen.latest_loss == 5.0
 
 
 def test_pauses_do_not_count(clock) -> None:
@@ -60,7 +59,6 @@ def test_pauses_do_not_count(clock) -> None:
     paces = [pace for _, _, pace in heard.steps_]
     assert [pace.seconds for pace in paces] == [2.0, 3.0]
     assert paces[1].tokens_per_second == 20.0 and paces[1].flops_per_second == 20e6 and paces[1].utilisation is None
-    assert chosen.tokens_per_second == 24.0
 
 
 def test_a_loss_that_is_not_finite_stays_out_of_the_mean() -> None:

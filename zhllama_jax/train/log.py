@@ -146,6 +146,21 @@ def read(directory: Path) -> list[dict[str, Any]]:
     return [line for _, line in _whole_lines(path)] if path.is_file() else []
 
 
+def summary(directory: Path) -> dict[str, Any]:
+    """The figures of a whole run, over all its processes: last loss and scores, pace, seconds of training."""
+    lines = read(directory)
+    train = [line for line in lines if line["kind"] == "train"]
+    scores = [line for line in lines if line["kind"] == "validation"]
+    seconds = sum(line["seconds"] for line in train)
+    tokens = sum(line["seconds"] * line["tokens_per_second"] for line in train)
+    return {
+        "loss": train[-1]["loss"] if train else None,
+        "validation": {name: value for name, value in scores[-1].items() if name not in ("kind", "step")} if scores else {},
+        "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
+        "seconds": round(seconds, 1),
+    }
+
+
 def _truncate(path: Path, step: int) -> None:
     """Leaves only the lines up to `step`; the rest belongs to steps that are done again."""
     if path.is_file():

@@ -76,7 +76,7 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
       guard.Diverged: loss or gradient was not finite for too long.
       guard.Interrupted: a signal came; the state is saved, and the process exits with 75.
     """
-    output, began = Path(experiment.output), time.monotonic()
+    output = Path(experiment.output)
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
             stack.enter_context(guard.lock(output))
@@ -118,13 +118,13 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
         cost = flops.per_token(start.config, tree.flatten(start.weights), plan.mask, length=sizes.length)
         start = takeover.trimmed(start)
         scene = Scene(experiment, sizes, mesh, recipe, frozen, source, data.held_out, saved, journal, cost)
-        state, best, figures = _train(scene, state, best)
+        state, best = _train(scene, state, best)
 
         # What was learnt, in the form that the next stage takes.
         if experiment.validation.keep == "best" and best.step not in (None, sizes.steps):
             state = saved.read(best.step, state)
         learnt = {"trainable": table.trainable, "parameters": table.total, "percent": round(table.percent, 4)}
-        figures |= {"seconds": round(time.monotonic() - began, 1), **learnt, "validation_best": best._asdict() if best.step else None}
+        figures = {**log.summary(output), **learnt, "validation_best": best._asdict() if best.step else None}
         result = takeover.finish(
             experiment, start, jax.device_get(state.trainable), prompt=data.prompt, step=_entry(experiment, sizes), figures=figures
         )
@@ -132,8 +132,8 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
         return result
 
 
-def _train(scene: Scene, state: state_lib.State, best: Best) -> tuple[state_lib.State, Best, dict[str, Any]]:
-    """Runs the steps that are left; returns the last state, the best step, and figures for the result."""
+def _train(scene: Scene, state: state_lib.State, best: Best) -> tuple[state_lib.State, Best]:
+    """Runs the steps that are left; returns the last state and the best step."""
     experiment, steps = scene.experiment, scene.sizes.steps
     first = int(state.step)
     train_step = _compile(scene, state)
@@ -142,7 +142,6 @@ def _train(scene: Scene, state: state_lib.State, best: Best) -> tuple[state_lib.
         scene.journal, every=experiment.log_every, last=steps, flops_per_token=scene.flops_per_token, max_nonfinite=experiment.max_nonfinite
     )
     score = _scorer(scene)
-    scores: dict[str, feed.Score] = {}
     placed = feed.train_batches(scene.source, scene.mesh, start=first, stop=steps, accumulation=scene.sizes.accumulation)
     with guard.listen() as signals, contextlib.closing(placed):
         for step, batch in enumerate(placed, start=first + 1):
@@ -167,12 +166,7 @@ def _train(scene: Scene, state: state_lib.State, best: Best) -> tuple[state_lib.
                 scene.journal.say(f"{signals.received} received: saved after step {step:,}; the same command goes on from there")
                 raise guard.Interrupted
         meter.flush()
-    figures = {
-        "loss": meter.latest_loss,
-        "tokens_per_second": round(meter.tokens_per_second, 1),
-        "validation": {name: score._asdict() for name, score in scores.items()},
-    }
-    return state, best, figures
+    return state, best
 
 
 def _is_due(step: int, every: int, last: int) -> bool:

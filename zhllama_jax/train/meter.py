@@ -12,11 +12,7 @@ from zhllama_jax.train import step as step_lib
 
 
 class Meter:
-    """Gathers the metrics of steps into stretches for the log, and watches for numbers that are not finite.
-
-    Attributes:
-      latest_loss: the mean loss of the latest stretch; None before the first.
-    """
+    """Gathers the metrics of steps into stretches for the log, and watches for numbers that are not finite."""
 
     def __init__(self, journal: log.Journal, *, every: int, last: int, flops_per_token: float, max_nonfinite: int) -> None:
         """Starts the clock.
@@ -36,13 +32,6 @@ class Meter:
         self._pending: tuple[int, step_lib.Metrics] | None = None
         self._stretch: list[dict[str, float]] = []
         self._since, self._paused = time.monotonic(), 0.0
-        self._seconds, self._tokens = 0.0, 0.0
-        self.latest_loss: float | None = None
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens read per second of training, pauses left out."""
-        return self._tokens / self._seconds if self._seconds else 0.0
 
     def add(self, step: int, metrics: step_lib.Metrics) -> None:
         """Takes a step's metrics, which may not be computed yet, and looks at those of the step before.
@@ -90,7 +79,4 @@ class Meter:
             "skipped": latest["skipped"],
         }
         self._journal.steps(step, figures, log.Pace(seconds, speed, achieved, achieved / self._peak if self._peak else None))
-        self.latest_loss = loss
-        self._seconds += seconds
-        self._tokens += tokens
         self._stretch, self._since, self._paused = [], now, 0.0
