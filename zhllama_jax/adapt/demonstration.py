@@ -8,7 +8,7 @@ from zhllama_jax.demo import world
 from zhllama_jax.train import config as train_config
 
 SEQUENCE_LENGTH = 128
-SAMPLES = ("星期三后面是星期几？", "兔子是哪一种东西？", "医生在哪里工作？", "重复一遍。\n苹果、老虎和钥匙")
+SAMPLES = ("星期三后面是星期几？", "兔子是哪一种东西？", "医生在哪里工作？", "一共有几个？\n苹果、老虎和钥匙")
 
 
 def prepare(output: Path, *, seed: int) -> config_lib.Adapt:
@@ -31,19 +31,19 @@ def recipe(made: world.World, *, output: Path, seed: int) -> config_lib.Adapt:
         base=config_lib.Base(
             tokenizer=config_lib.NewVocabulary(texts=("english",), vocab_size=1024, model_type="bpe"),
             init=train_config.Dimensions(size="tiny", max_position_embeddings=256),
-            training=_training("english", {"english": 1.0}, train_config.Stage("full"), steps=600, learning_rate=3e-3),
+            training=_training("english", {"english": 1.0}, train_config.Stage("full"), steps=400, learning_rate=3e-3),
         ),
         vocabulary=config_lib.Vocabulary(
             added=config_lib.NewVocabulary(texts=("chinese",), vocab_size=896, model_type="bpe", byte_fallback=True),
         ),
         trainings=(
-            _training("embeddings", {"chinese": 1.0}, train_config.Stage("embeddings"), steps=100, learning_rate=5e-3),
-            _training("pretrain", {"chinese": 1.0}, train_config.Stage("pretrain_lora", lora="all"), steps=500, learning_rate=3e-3),
+            _training("embeddings", {"chinese": 1.0}, train_config.Stage("embeddings"), steps=80, learning_rate=5e-3),
+            _training("pretrain", {"chinese": 1.0}, train_config.Stage("pretrain_lora", lora="all"), steps=350, learning_rate=3e-3),
             _training(
                 "tune",
-                {config_lib.INSTRUCTIONS: 0.75, "chinese": 0.25},
+                {config_lib.INSTRUCTIONS: 0.9, "chinese": 0.1},
                 train_config.Stage("sft"),
-                steps=500,
+                steps=400,
                 learning_rate=2e-3,
                 adapter="continue",
             ),
@@ -74,6 +74,6 @@ def _training(
         steps=steps,
         global_batch=16,
         lora=train_config.Lora(rank=16, alpha=32.0, dropout=0.0),
-        optimizer=train_config.Optimizer(learning_rate=learning_rate, weight_decay=0.01),
+        optimizer=train_config.Optimizer(learning_rate=learning_rate, b2=0.95, weight_decay=0.01),
         validation=train_config.Validation(every=100),
     )

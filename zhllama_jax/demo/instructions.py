@@ -1,27 +1,31 @@
 """Instruction tasks of the demo world, with answers that can be checked character by character.
 
-| task       | asks for                                           | example (instruction / input -> output) | new when held out |
-| ---------- | -------------------------------------------------- | --- | --- |
-| category   | what kind of thing a word is                       | 兔子是哪一种东西？ -> 动物 | wording |
-| opposite   | the opposite of a word                             | 大的反义词是什么？ -> 小 | wording |
-| workplace  | where a job is done                                | 医生在哪里工作？ -> 医院 | wording |
-| weekday    | the day after, before, or two days after           | 星期三后面是星期几？ -> 星期四 | wording |
-| measure    | the measure word of a noun                         | 兔子的量词是什么？ -> 只 | wording |
-| to_english | the English name                                   | 兔子的英文是什么？ -> rabbit | wording |
-| to_chinese | the Chinese name                                   | 英文 rabbit 是什么？ -> 兔子 | wording |
-| pick       | the first, second, third, fourth or last of a list | 第二个是什么？/ 苹果、老虎和钥匙 -> 老虎 | the set of the list |
-| count      | how many things a list has                         | 一共有几个？/ 苹果、老虎和钥匙 -> 三 | the set of the list |
-| repeat     | the same list again                                | 重复一遍。/ 苹果、老虎和钥匙 -> 苹果、老虎和钥匙 | the set of the list |
-| reverse    | a list of two or three from back to front          | 从后往前说。/ 苹果和老虎 -> 老虎和苹果 | the set of the list |
-| member     | whether a list has a thing                         | 有没有老虎？/ 苹果、老虎和钥匙 -> 有 | the set of the list |
-| compare    | the larger or the smaller of two numbers           | 哪个更大？/ 十二和七 -> 十二 | the pair of numbers |
-| extract    | who, when, where or what in one sentence           | 谁在学校？/ 星期三，汤姆在学校看书。 -> 汤姆 | {person, day, place} |
-| recall     | the colour of what one of two people has           | 露西的帽子是什么颜色？/ (two owners) -> 红色 | {owner, colour, thing} |
+| task       | asks for                                       | example (instruction / input -> output) | new when held out |
+| ---------- | ---------------------------------------------- | --- | --- |
+| category   | what kind of thing a word is                   | 兔子是哪一种东西？ -> 动物 | wording |
+| opposite   | the opposite of a word                         | 大的反义词是什么？ -> 小 | wording |
+| workplace  | where a job is done                            | 医生在哪里工作？ -> 医院 | wording |
+| weekday    | the day after a weekday                        | 星期三后面是星期几？ -> 星期四 | wording |
+| number     | the number after one from one to nineteen      | 七后面的数是什么？ -> 八 | wording |
+| parity     | whether a number is odd or even                | 七是单数还是双数？ -> 单数 | wording |
+| measure    | the measure word of a noun                     | 兔子的量词是什么？ -> 只 | wording |
+| to_english | the English name of an animal or a fruit       | 兔子的英文是什么？ -> rabbit | wording |
+| to_chinese | the Chinese name                               | 英文 rabbit 是什么？ -> 兔子 | wording |
+| kind       | what kind of things a list has                 | 它们都是什么？/ 兔子、老虎和狮子 -> 动物 | the set of the list |
+| count      | how many things a list has                     | 一共有几个？/ 苹果、老虎和钥匙 -> 三 | the set of the list |
+| member     | whether a list has a thing                     | 有没有老虎？/ 苹果、老虎和钥匙 -> 有 | the set of the list |
+| extract    | who, when, where or what in one sentence       | 谁在学校？/ 星期三，汤姆在学校看书。 -> 汤姆 | {person, day, place} |
 
-The first seven ask for facts, which cannot be new: held-out rows ask in a WORDING never used in training (a new combination of an
-opening, a question and an ending, each known from other questions of that task). The other eight are procedures: held-out rows have
+The first nine ask for facts, which cannot be new: held-out rows ask in a WORDING never used in training (a new combination of an
+opening, a question and an ending, each known from other questions of that task). The other four are procedures: held-out rows have
 ARGUMENTS that occur in no training instruction and in no training document of either language (the same split decides).
 Every task has the same share of the rows.
+
+Left out, because a model of this size does not learn to copy from its prompt in the demo's minutes; in brackets what the
+first version of the world reached on held-out rows and on rows it was trained on: repeating a list (0 %, 0 %), reversing it
+(0 %, 0 %), picking the k-th thing (13 %, 3 %), the owner, colour or thing of one of two people (17 %, 13 %), the larger or
+smaller of two numbers (13 %, 38 %), and two relations of weekdays at once (27 %, 28 %).
+`extract` stays as the hard one of that sort.
 """
 
 from collections.abc import Callable
@@ -85,12 +89,24 @@ def workplace(draw: Draw, speech: Speech) -> Task:
 
 
 def weekday(draw: Draw, speech: Speech) -> Task:
-    """Asks for the day after, the day before, or two days after a weekday."""
-    day, (days, asked) = draw.deal(
-        "weekday", [(day, shift) for day in lexicon.DAYS for shift in ((1, "after"), (-1, "before"), (2, "next"))]
-    )
-    wording = _worded(draw, speech, "weekday", f"weekday {asked}")
-    return Task(wording.format(x=speech.name(day)), "", speech.name(lexicon.day_after(day, days)), "weekday")
+    """Asks for the day after a weekday."""
+    day = draw.deal("weekday", lexicon.DAYS)
+    wording = _worded(draw, speech, "weekday", "weekday")
+    return Task(wording.format(x=speech.name(day)), "", speech.name(lexicon.day_after(day)), "weekday")
+
+
+def number(draw: Draw, speech: Speech) -> Task:
+    """Asks for the number after one."""
+    place = draw.deal("number", tuple(range(len(lexicon.NUMBERS) - 1)))
+    wording = _worded(draw, speech, "number", "number")
+    return Task(wording.format(x=speech.name(lexicon.NUMBERS[place])), "", speech.name(lexicon.NUMBERS[place + 1]), "number")
+
+
+def parity(draw: Draw, speech: Speech) -> Task:
+    """Asks whether a number is odd or even."""
+    value = draw.deal("parity", tuple(range(1, len(lexicon.NUMBERS) + 1)))
+    wording = _worded(draw, speech, "parity", "parity")
+    return Task(wording.format(x=speech.name(lexicon.NUMBERS[value - 1])), "", speech.name(lexicon.PARITY[value % 2]), "parity")
 
 
 def measure(draw: Draw, speech: Speech) -> Task:
@@ -112,30 +128,18 @@ def to_chinese(draw: Draw, speech: Speech) -> Task:
     return Task(_worded(draw, speech, "to_chinese", "to_chinese").format(x=word.en), "", word.zh, "to_chinese")
 
 
-def pick(draw: Draw, speech: Speech) -> Task:
-    """Asks for one position of a list of three to five."""
-    items = draw.subset(lexicon.ITEMS, draw.between(3, 5))
-    k = draw.between(0, len(items) - 1)
-    position = speech.last if k == len(items) - 1 else speech.name(lexicon.ORDINALS[k])
-    return Task(_asked(draw, speech, "pick", x=position), speech.row(items), speech.name(items[k]), "pick")
+def kind(draw: Draw, speech: Speech) -> Task:
+    """Asks what kind of things a list of two to four has; kinds come up evenly."""
+    name, members = draw.deal("kind", lexicon.LARGE_CATEGORIES)
+    while not draw.accepts(items := tuple(draw.some(members, draw.between(2, 4)))):
+        pass  # a category of eight has 154 such lists, so there are some on either side
+    return Task(_asked(draw, speech, "kind"), speech.row(items), speech.name(name), "kind")
 
 
 def count(draw: Draw, speech: Speech) -> Task:
     """Asks how many things a list of two to six has."""
     items = draw.subset(lexicon.ITEMS, draw.between(2, 6))
     return Task(_asked(draw, speech, "count"), speech.row(items), speech.name(lexicon.NUMBERS[len(items) - 1]), "count")
-
-
-def repeat(draw: Draw, speech: Speech) -> Task:
-    """Asks for a list of two to four again."""
-    items = draw.subset(lexicon.ITEMS, draw.between(2, 4))
-    return Task(_asked(draw, speech, "repeat"), speech.row(items), speech.row(items), "repeat")
-
-
-def reverse(draw: Draw, speech: Speech) -> Task:
-    """Asks for a list of two or three from back to front."""
-    items = draw.subset(lexicon.ITEMS, draw.between(2, 3))
-    return Task(_asked(draw, speech, "reverse"), speech.row(items), speech.row(items[::-1]), "reverse")
 
 
 def member(draw: Draw, speech: Speech) -> Task:
@@ -146,14 +150,6 @@ def member(draw: Draw, speech: Speech) -> Task:
     return Task(_asked(draw, speech, "member", x=speech.name(asked)), speech.row(items), speech.yes if inside else speech.no, "member")
 
 
-def compare(draw: Draw, speech: Speech) -> Task:
-    """Asks for the larger or the smaller of two numbers from two to twenty."""
-    pair = draw.subset(lexicon.NUMBERS[1:], 2)
-    asked, choose = draw.one((("more", max), ("less", min)))
-    answer = choose(pair, key=lexicon.NUMBERS.index)
-    return Task(_asked(draw, speech, f"compare {asked}"), speech.row(pair), speech.name(answer), "compare")
-
-
 def extract(draw: Draw, speech: Speech) -> Task:
     """Asks for one part of a sentence about a person, a day, a place and an activity."""
     p, d, place = draw.combination(lexicon.PEOPLE, lexicon.DAYS, lexicon.PLACES)
@@ -161,21 +157,6 @@ def extract(draw: Draw, speech: Speech) -> Task:
     asked, answer = draw.one((("who", "p"), ("where", "l"), ("what", "v"), ("when", "d")))
     text = _asked(draw, speech, "extract text", **parts) + speech.full_stop
     return Task(_asked(draw, speech, f"extract {asked}", **parts), text, parts[answer], "extract")
-
-
-def recall(draw: Draw, speech: Speech) -> Task:
-    """Asks for the colour, the owner or the name of one of two coloured things."""
-    while True:
-        first = draw.combination(lexicon.PEOPLE, lexicon.COLOURS, lexicon.OWNED)
-        second = draw.combination(lexicon.PEOPLE, lexicon.COLOURS, lexicon.OWNED)
-        if not set(first) & set(second):
-            break
-    native = {name: speech.name(word) for name, word in zip(("p1", "c1", "a1", "p2", "c2", "a2"), first + second, strict=True)}
-    text = _asked(draw, speech, "recall text", **native) + speech.full_stop
-    which = draw.one(("1", "2"))
-    parts = {name: native[name + which] for name in "pca"}
-    asked, answer = draw.one((("colour", "c"), ("owner", "p"), ("thing", "a")))
-    return Task(_asked(draw, speech, f"recall {asked}", **parts), text, parts[answer], "recall")
 
 
 def _by_measure() -> dict[str, list[Word]]:
@@ -192,20 +173,18 @@ TASKS: Final[tuple[Callable[[Draw, Speech], Task], ...]] = (
     opposite,
     workplace,
     weekday,
+    number,
+    parity,
     measure,
     to_english,
     to_chinese,
-    pick,
+    kind,
     count,
-    repeat,
-    reverse,
     member,
-    compare,
     extract,
-    recall,
 )
 TASKS_OF_ANY_LANGUAGE: Final = tuple(task for task in TASKS if task not in (measure, to_english, to_chinese))
-FACT_TASKS: Final = frozenset(("category", "opposite", "workplace", "weekday", "measure", "to_english", "to_chinese"))
+FACT_TASKS: Final = frozenset(("category", "opposite", "workplace", "weekday", "number", "parity", "measure", "to_english", "to_chinese"))
 
 
 def write_rows(draw: Draw, rows: int) -> list[dict[str, str]]:

@@ -92,6 +92,7 @@ DAYS: Final = _words("""
 NUMBERS: Final = _words("""
     一 one, 二 two, 三 three, 四 four, 五 five, 六 six, 七 seven, 八 eight, 九 nine, 十 ten, 十一 eleven, 十二 twelve, 十三 thirteen
     十四 fourteen, 十五 fifteen, 十六 sixteen, 十七 seventeen, 十八 eighteen, 十九 nineteen, 二十 twenty""")
+PARITY: Final = (Word(English("even"), Chinese("双数")), Word(English("odd"), Chinese("单数")))
 ORDINALS: Final = _words("第一 first, 第二 second, 第三 third, 第四 fourth, 第五 fifth")
 
 FOODS: Final = FRUIT + DISHES + VEGETABLES
@@ -112,6 +113,7 @@ CATEGORIES: Final = (
     (Word(English("colour"), Chinese("颜色")), COLOURS),
     (Word(English("job"), Chinese("职业")), JOBS),
 )
+LARGE_CATEGORIES: Final = tuple((name, members) for name, members in CATEGORIES if len(members) >= 8)
 CATEGORY: Final = {word: category for category, members in CATEGORIES for word in members}
 WORKPLACE: Final = dict(zip(JOBS, WORKPLACES, strict=True))
 
@@ -123,7 +125,7 @@ OPPOSITE: Final = {
     word: other for left, right in zip(_OPPOSITES[::2], _OPPOSITES[1::2], strict=True) for word, other in ((left, right), (right, left))
 }
 
-TRANSLATED: Final = ITEMS + VEHICLES + COLOURS + JOBS
+TRANSLATED: Final = ANIMALS + FRUIT
 MEASURED: Final = ITEMS + VEHICLES
 
 

@@ -16,7 +16,6 @@ class Speech:
       endings: what may close one; the first is the plain one.
       name: the word's name.
       row: a list of words, joined.
-      last: the position after all ordinals.
       yes: the answer to whether a list has a thing.
       no: the other answer.
       full_stop: what closes a sentence that is given to read.
@@ -30,7 +29,6 @@ class Speech:
     endings: tuple[str, ...]
     name: Callable[[Word], str]
     row: Callable[[Sequence[Word]], str]
-    last: str
     yes: str
     no: str
     full_stop: str
