@@ -50,7 +50,7 @@ texts: {{english: {{files: [a.txt]}}, chinese: {{files: [b.txt]}}}}
 base:
   tokenizer: {{texts: [english], vocab_size: 1000, model_type: bpe}}
   init: {{size: micro}}
-  training: {{name: base, texts: {{english: 1}}, stage: {{preset: full}}, steps: 1}}
+  training: {{name: start, texts: {{english: 1}}, stage: {{preset: full}}, steps: 1}}
 vocabulary: {{added: {{texts: [chinese], vocab_size: 512}}}}
 trainings:
 - {{name: rows, texts: {{chinese: 1}}, stage: {{preset: embeddings}}, steps: 1}}
@@ -79,7 +79,7 @@ def test_a_pipeline_shows_all_its_trainings(tmp_path: Path, capsys: pytest.Captu
     config.write_text(PIPELINE.format(output=tmp_path / "run"))
     assert program.run(["stages", "--config", str(config), "--vocab_size", "1500"]) == 0
     out, err = capsys.readouterr()
-    assert [line.split(":")[0] for line in out.split("\n") if " layers" in line and ":" in line] == ["base", "rows", "adapters"]
+    assert [line.split(":")[0] for line in out.split("\n") if " layers" in line and ":" in line] == ["start", "rows", "adapters"]
     assert out.count("trainable ") >= 3
     assert "does not exist yet" in err
     assert out.strip().split("\n")[-1] == last_line("--size micro --vocab_size 1500 --rank 2", capsys)
