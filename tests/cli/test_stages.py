@@ -46,7 +46,7 @@ steps: 1
 
 PIPELINE = """
 output: {output}
-texts: {{english: {{files: [a.txt]}}, chinese: {{files: [b.txt]}}}}
+texts: {{english: {{files: [a.txt]}}, chinese: {{files: [b.txt], held_out: 0.1}}}}
 base:
   tokenizer: {{texts: [english], vocab_size: 1000, model_type: bpe}}
   init: {{size: micro}}
