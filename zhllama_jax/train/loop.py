@@ -108,8 +108,9 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
         best = Best()
         if restored is not None:
             state, best = restored.state, Best(*restored.record["best"])
-            journal.say(f"goes on after step {int(state.step):,} of {sizes.steps:,}")
-            if int(state.step) == sizes.steps and (output / takeover.RESULT).is_file():
+            done = int(state.step) == sizes.steps and (output / takeover.RESULT).is_file()
+            journal.say(f"{output} is finished" if done else f"goes on after step {int(state.step):,} of {sizes.steps:,}")
+            if done:
                 return files.read_json(output / takeover.RESULT, what="the result of a run")
 
         chunk = experiment.loss_chunk * mesh_lib.batch_shards(mesh)
