@@ -103,7 +103,7 @@ def _fold(words: Sequence[str], known: Mapping[str, Any]) -> list[str]:
             gathered[flag] = []
             folded.append(flag)  # keeps the place; filled below
         values = [value] if equals else []
-        while not equals and rest and not rest[0].startswith("--"):
+        while not equals and rest and not rest[0].startswith("--") and rest[0] != "-h":
             values.append(rest.pop(0))
         if not values:
             raise schema.UsageError(f"{flag} needs at least one value")
@@ -144,8 +144,11 @@ def _of_union(message: str) -> str:
 def _reword(message: str, words: Sequence[str], known: Mapping[str, Any]) -> str:
     """The parser's complaint as one line in our words."""
     message = " ".join(message.split())
+    files = _values(words, "config")
     if missing := re.search(r"arguments are required: (.+)$", message):
-        return f"missing: {', '.join(f'--{option.strip()}' for option in missing[1].split(','))}"
+        options = [option.strip() for option in missing[1].split(",")]
+        hint = "; give them in a file, --config F" if len(options) > 1 and not files else ""
+        return f"missing: {', '.join(f'--{option}' for option in options)}{hint}"
     if stray := re.match(r"unrecognized arguments: (.+)$", message):
         return f"unexpected: {stray[1]}"
     if bare := re.match(r"argument (--[\w.]+): expected .*argument", message):
@@ -158,6 +161,5 @@ def _reword(message: str, words: Sequence[str], known: Mapping[str, Any]) -> str
     value = re.search(r"(?:Got|Given) value: (.*?)(?: - Expected a |$)", problem)
     if kind is not None and value:
         problem = f"expected {schema.describe(kind)}, got {value[1]!r}"
-    files = _values(words, "config")
     by_flag = any(word.partition("=")[0] == f"--{option}" for word in words)
     return f"--{option}: {problem}" if by_flag or not files else f"{files[-1]}: {option}: {problem}"

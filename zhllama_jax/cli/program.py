@@ -1,6 +1,7 @@
 """The program `zhllama`: finds the verb, lets `flags` read its words, calls it, and turns the user's errors into one line.
 
-Exit status: 0 done, 1 the verb failed, 2 the command line or the configuration was wrong, 130 interrupted, 141 nobody reads on.
+Exit status: 0 done, 1 the verb failed, 2 the command line or the configuration was wrong, 75 a training was stopped and will go on,
+130 interrupted, 141 nobody reads on.
 """
 
 import inspect
