@@ -147,7 +147,7 @@ def _reword(message: str, words: Sequence[str], known: Mapping[str, Any]) -> str
     files = _values(words, "config")
     if missing := re.search(r"arguments are required: (.+)$", message):
         options = [option.strip() for option in missing[1].split(",")]
-        hint = "; give them in a file, --config F" if len(options) > 1 and not files else ""
+        hint = "; give them in a file, --config F" if "." in missing[1] and not files else ""
         return f"missing: {', '.join(f'--{option}' for option in options)}{hint}"
     if stray := re.match(r"unrecognized arguments: (.+)$", message):
         return f"unexpected: {stray[1]}"
