@@ -261,7 +261,7 @@ def test_each_module_has_its_test_file() -> None:
     assert not missing and not gone, "\n".join(missing + [f"{name} is gone: take it off TESTED_ELSEWHERE" for name in gone])
 
 
-CORE = ("model", "lora", "quant", "shard", "decode", "train.stages", "train.optimizer", "train.loss", "train.state", "train.step")
+CORE = ("model", "lora", "quant", "shard", "decode", "train.stages", "train.optimizer", "train.state", "train.step")
 """What must run with nothing but jax, flax, optax and numpy: the part of the package that another project might take out."""
 
 

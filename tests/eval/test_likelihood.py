@@ -8,7 +8,6 @@ import pytest
 
 from zhllama_jax.eval import likelihood
 from zhllama_jax.model import config as config_lib
-from zhllama_jax.model import likelihood as model_likelihood
 from zhllama_jax.model import llama
 
 
@@ -74,23 +73,3 @@ def test_a_tokenizer_that_does_not_fit_is_refused(model):
     config, weights = model
     with pytest.raises(ValueError, match="299 pieces but the model 300 rows"):
         likelihood.score(config, weights, Letters(299), ["text"])
-
-
-def test_token_nats_equals_log_softmax_for_any_chunk_values_and_gradients(model):
-    config, weights = model
-    x_MD = jax.random.normal(jax.random.key(1), (11, config.hidden_size))
-    targets_M = jax.random.randint(jax.random.key(2), (11,), 0, config.vocab_size)
-
-    def plain(params, x_MD):
-        log_p_MV = jax.nn.log_softmax(llama.logits(config, params, x_MD))
-        return -log_p_MV[np.arange(11), targets_M]
-
-    expected, expected_grad = jax.value_and_grad(lambda *args: plain(*args).sum(), argnums=(0, 1))(weights["params"], x_MD)
-    for chunk in (3, 11, 512):
-
-        def chunked(params, x_MD, chunk=chunk):
-            return model_likelihood.token_nats(config, params, x_MD, targets_M, chunk=chunk).sum()
-
-        value, grad = jax.value_and_grad(chunked, argnums=(0, 1))(weights["params"], x_MD)
-        np.testing.assert_allclose(value, expected, rtol=1e-6)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), grad, expected_grad)

@@ -15,7 +15,8 @@ import numpy as np
 
 from zhllama_jax import arrays
 from zhllama_jax.model import config as config_lib
-from zhllama_jax.model import likelihood, llama
+from zhllama_jax.model import llama
+from zhllama_jax.model import loss as loss_lib
 from zhllama_jax.tokenizer import processor
 
 CHUNK = 512
@@ -137,8 +138,7 @@ def total_nats(
     total, done = 0.0, 0
     for rows in _batches(_windows(sequences, length), batch, length):
         tokens_BT, targets_BT, mask_BT, document = rows
-        nats_BT = _nats(config, options, dict(weights), tokens_BT, targets_BT)
-        total += float(np.asarray(nats_BT, np.float64)[mask_BT].sum())
+        total += float(_nats(config, options, dict(weights), tokens_BT, targets_BT, mask_BT))
         if progress is not None and document > done:
             done = document
             progress(done)
@@ -156,11 +156,15 @@ def fits(tokenizer: processor.Tokenizer, config: config_lib.LlamaConfig) -> None
 
 @functools.partial(jax.jit, static_argnames=("config", "options"))
 def _nats(
-    config: config_lib.LlamaConfig, options: llama.Options, weights: Mapping[str, Any], tokens_BT: arrays.Array, targets_BT: arrays.Array
+    config: config_lib.LlamaConfig,
+    options: llama.Options,
+    weights: Mapping[str, Any],
+    tokens_BT: arrays.Array,
+    targets_BT: arrays.Array,
+    mask_BT: arrays.Array,
 ) -> arrays.Array:
     x_BTD, _ = llama.hidden_states(config, weights, tokens_BT, options=options)
-    x_MD = x_BTD.reshape(-1, config.hidden_size)
-    return likelihood.token_nats(config, weights["params"], x_MD, jnp.ravel(targets_BT), chunk=CHUNK).reshape(tokens_BT.shape)
+    return loss_lib.next_token(config, weights["params"], x_BTD, targets_BT, mask_BT.astype(jnp.float32), chunk=CHUNK)
 
 
 def _windows(sequences: Sequence[Passage], length: int) -> Iterator[tuple[Sequence[int], Sequence[int], list[bool], int]]:

@@ -15,7 +15,7 @@ from zhllama_jax import arrays, tree
 from zhllama_jax.data import batches
 from zhllama_jax.model import config as model_config
 from zhllama_jax.model import llama
-from zhllama_jax.train import loss as loss_lib
+from zhllama_jax.model import loss as loss_lib
 from zhllama_jax.train import optimizer
 from zhllama_jax.train import state as state_lib
 

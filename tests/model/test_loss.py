@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax.model import config as model_config
-from zhllama_jax.model import llama
-from zhllama_jax.train import loss
+from zhllama_jax.model import llama, loss
 
 CONFIG = model_config.named("micro", vocab_size=300, base_vocab_size=200)
 PLAIN = model_config.named("micro", vocab_size=256)
