@@ -49,7 +49,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys) -> None:
         journal.steps(2, {**FIGURES, "skipped": 3.0}, PACE._replace(utilisation=0.415))
         score = {"loss": 2.0, "bits_per_character": 1.5, "tokens": 9.0}
         journal.validation(2, {"zh": score, "en": {**score, "bits_per_character": None}}, best=True)
-    first, second, third = capsys.readouterr().out.splitlines()
+    first, second, third = capsys.readouterr().err.splitlines()
     assert first.startswith("step      1/10  loss 2.5000  lr 1.00e-04  norm 1.000  1,000 tokens/s  5.0 GFLOP/s") and first.endswith("left")
     assert "MFU 41.5 %  left out 3" in second
     assert third == "step      2/10  validation  zh: loss 2.0000, 1.5000 bits per character; en: loss 2.0000  best so far"
@@ -65,7 +65,7 @@ def test_the_summary_is_over_all_processes_of_a_run(tmp_path) -> None:
 
 def test_only_one_process_speaks(tmp_path, capsys) -> None:
     write(tmp_path, 0, 2, speaks=False)
-    assert not capsys.readouterr().out and not list(tmp_path.iterdir())
+    assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())
 
 
 def test_a_reader_that_goes_away_harms_nobody(tmp_path, monkeypatch) -> None:
@@ -85,7 +85,7 @@ def test_tensorboard_gets_the_same_figures(tmp_path) -> None:
 
 
 def test_a_terminal_gets_a_progress_line(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with log.journal(tmp_path, speaks=True, tensorboard=False) as journal:
         journal.begin(0, total=10)
         journal.steps(1, FIGURES, PACE)

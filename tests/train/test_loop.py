@@ -64,13 +64,13 @@ def start(chosen: config.Experiment, folder: Path) -> subprocess.Popen:
     path = folder / "experiment.pickle"
     path.write_bytes(pickle.dumps(chosen))
     code = f"import pickle, pathlib; from zhllama_jax.train import loop; loop.run(pickle.loads(pathlib.Path({str(path)!r}).read_bytes()))"
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(condition, child: subprocess.Popen) -> None:
     deadline = time.monotonic() + 300
     while not condition():
-        assert child.poll() is None, f"the run ended too early: {child.stdout.read()}"
+        assert child.poll() is None, f"the run ended too early: {child.stderr.read()}"
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.005)
 
@@ -86,15 +86,15 @@ def test_killed_interrupted_and_resumed_the_bits_are_the_same(base, small, undis
     assert not (output / "adapter").exists()
 
     with start(chosen, tmp_path) as child:
-        said = [next(child.stdout)]
+        said = [next(child.stderr)]
         while not said[-1].startswith("step "):
-            said.append(next(child.stdout))
+            said.append(next(child.stderr))
         os.kill(child.pid, signal.SIGTERM)
-        said += child.stdout
+        said += child.stderr
     assert any(line.startswith("goes on after step ") for line in said)
     if child.wait() == guard.EXIT_CODE:  # else it was through before the signal came
-        assert said[-1].startswith("SIGTERM received: saved after step ")
-        saved_at = int(said[-1].split("step ")[1].split(";")[0])
+        (last,) = (line for line in said if line.startswith("SIGTERM received: saved after step "))
+        saved_at = int(last.split("step ")[1].split(";")[0])
         assert saved_at == max(int(path.stem) for path in output.glob("checkpoints/commits/*.json"))
     else:
         assert child.returncode == 0

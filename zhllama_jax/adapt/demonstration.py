@@ -21,15 +21,16 @@ def recipe(made: world.World, *, output: Path, seed: int) -> config_lib.Adapt:
     """The pipeline on a world's files: English base, Chinese vocabulary, two stages, instructions."""
     english = data_config.TextData(files=(str(made.english),), validation_files=(str(made.english_held_out),))
     chinese = data_config.TextData(files=(str(made.chinese),), validation_files=(str(made.chinese_held_out),))
+    symbols = data_config.TextData(files=(str(made.symbols),))
     instructions = data_config.SftData(files=(str(made.instructions),), validation_files=(str(made.instructions_held_out),))
     return config_lib.Adapt(
         output=str(output),
         seed=seed,
         sequence_length=SEQUENCE_LENGTH,
-        texts={"english": english, "chinese": chinese},
+        texts={"english": english, "chinese": chinese, "symbols": symbols},
         instructions=instructions,
         base=config_lib.Base(
-            tokenizer=config_lib.NewVocabulary(texts=("english",), vocab_size=1024, model_type="bpe"),
+            tokenizer=config_lib.NewVocabulary(texts=("english", "symbols"), vocab_size=1024, model_type="bpe", character_coverage=1.0),
             init=train_config.Dimensions(size="tiny", max_position_embeddings=256),
             training=_training("english", {"english": 1.0}, train_config.Stage("full"), steps=400, learning_rate=3e-3),
         ),
@@ -37,13 +38,13 @@ def recipe(made: world.World, *, output: Path, seed: int) -> config_lib.Adapt:
             added=config_lib.NewVocabulary(texts=("chinese",), vocab_size=896, model_type="bpe", byte_fallback=True),
         ),
         trainings=(
-            _training("embeddings", {"chinese": 1.0}, train_config.Stage("embeddings"), steps=80, learning_rate=5e-3),
-            _training("pretrain", {"chinese": 1.0}, train_config.Stage("pretrain_lora", lora="all"), steps=350, learning_rate=3e-3),
+            _training("embeddings", {"chinese": 1.0}, train_config.Stage("embeddings"), steps=60, learning_rate=5e-3),
+            _training("pretrain", {"chinese": 1.0}, train_config.Stage("pretrain_lora", lora="all"), steps=380, learning_rate=3e-3),
             _training(
                 "tune",
                 {config_lib.INSTRUCTIONS: 0.9, "chinese": 0.1},
                 train_config.Stage("sft"),
-                steps=400,
+                steps=440,
                 learning_rate=2e-3,
                 adapter="continue",
             ),
@@ -51,7 +52,8 @@ def recipe(made: world.World, *, output: Path, seed: int) -> config_lib.Adapt:
         evaluation=config_lib.Evaluation(
             exam=str(made.instructions_held_out),
             samples=SAMPLES,
-            max_new_tokens=24,
+            max_characters=20_000,
+            max_new_tokens=16,
         ),
     )
 
@@ -72,8 +74,8 @@ def _training(
         stage=stage,
         adapter=adapter,
         steps=steps,
-        global_batch=16,
+        global_batch=8,
         lora=train_config.Lora(rank=16, alpha=32.0, dropout=0.0),
         optimizer=train_config.Optimizer(learning_rate=learning_rate, b2=0.95, weight_decay=0.01),
-        validation=train_config.Validation(every=100),
+        validation=train_config.Validation(every=200, max_rows=32),
     )

@@ -54,7 +54,7 @@ class Journal:
             if self._bar is not None:
                 self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
             else:
-                print(text, flush=True)
+                print(text, file=sys.stderr, flush=True)
         except OSError:
             self._speaks = False
 
@@ -70,7 +70,7 @@ class Journal:
             from tensorboardX import SummaryWriter
 
             self._events = SummaryWriter(str(self._directory / "tensorboard"), purge_step=step + 1)
-        if sys.stdout.isatty():
+        if sys.stderr.isatty():
             self._bar = _bar(self._total, step)
 
     def steps(self, step: int, figures: Mapping[str, float], pace: Pace) -> None:
@@ -180,10 +180,10 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 def _bar(total: int, step: int) -> Any:
     """The progress line of a terminal."""
-    from rich import progress
+    from rich import console, progress
 
     columns = [progress.MofNCompleteColumn(), progress.BarColumn(bar_width=20), progress.TextColumn("{task.description}")]
-    bar = progress.Progress(*columns, progress.TimeRemainingColumn())
+    bar = progress.Progress(*columns, progress.TimeRemainingColumn(), console=console.Console(stderr=True))
     bar.add_task("compiling", total=total, completed=step)
     bar.start()
     return bar
