@@ -4,7 +4,6 @@ Bits per character compare across vocabularies; bits per token do not, since a l
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from zhllama_jax.model import loss as loss_lib
 from zhllama_jax.tokenizer import processor
 
 CHUNK = 512
+SHORTEST = 64
 DEFAULT = llama.Options()
 
 
@@ -76,6 +76,9 @@ class Passage(NamedTuple):
 
     ids: Sequence[int]
     scored: Sequence[bool]
+
+
+Window = tuple[Sequence[int], Sequence[int], list[bool], int]
 
 
 def score(
@@ -167,7 +170,7 @@ def _nats(
     return loss_lib.next_token(config, weights["params"], x_BTD, targets_BT, mask_BT.astype(jnp.float32), chunk=CHUNK)
 
 
-def _windows(sequences: Sequence[Passage], length: int) -> Iterator[tuple[Sequence[int], Sequence[int], list[bool], int]]:
+def _windows(sequences: Sequence[Passage], length: int) -> Iterator[Window]:
     """Cuts every sequence into (inputs, targets, which targets count, index of the sequence)."""
     stride = max(length // 2, 1)
     for index, (ids, scored) in enumerate(sequences):
@@ -180,15 +183,31 @@ def _windows(sequences: Sequence[Passage], length: int) -> Iterator[tuple[Sequen
             start += stride
 
 
-def _batches(windows: Iterable[tuple[Any, ...]], batch: int, length: int) -> Iterator[tuple[Any, ...]]:
-    """Groups windows into arrays of one shape; what is missing is padding that does not count."""
-    windows = iter(windows)
-    while group := list(itertools.islice(windows, batch)):
-        tokens_BT = np.zeros((batch, length), np.int32)
-        targets_BT = np.zeros((batch, length), np.int32)
-        mask_BT = np.zeros((batch, length), bool)
-        for row, (inputs, targets, mask, _) in enumerate(group):
-            tokens_BT[row, : len(inputs)] = inputs
-            targets_BT[row, : len(targets)] = targets
-            mask_BT[row, : len(mask)] = mask
-        yield tokens_BT, targets_BT, mask_BT, group[-1][3]
+def _batches(windows: Iterable[Window], batch: int, length: int) -> Iterator[tuple[Any, ...]]:
+    """Groups windows of similar length into arrays of few shapes; what is missing is padding that does not count."""
+    waiting: dict[int, list[Window]] = {}
+    for window in windows:
+        width = _width(len(window[0]), length)
+        group = waiting.setdefault(width, [])
+        group.append(window)
+        if len(group) == batch:
+            yield _padded(waiting.pop(width), batch, width)
+    for width, group in waiting.items():
+        yield _padded(group, batch, width)
+
+
+def _width(tokens: int, length: int) -> int:
+    """The row that a window is padded to: a power of two, so that short texts are cheap and few shapes are compiled."""
+    return min(max(1 << (tokens - 1).bit_length(), SHORTEST), length)
+
+
+def _padded(group: Sequence[Window], batch: int, width: int) -> tuple[Any, ...]:
+    """(tokens, targets, mask, index of the last sequence) of one group of windows."""
+    tokens_BT = np.zeros((batch, width), np.int32)
+    targets_BT = np.zeros((batch, width), np.int32)
+    mask_BT = np.zeros((batch, width), bool)
+    for row, (inputs, targets, mask, _) in enumerate(group):
+        tokens_BT[row, : len(inputs)] = inputs
+        targets_BT[row, : len(targets)] = targets
+        mask_BT[row, : len(mask)] = mask
+    return tokens_BT, targets_BT, mask_BT, group[-1][3]
