@@ -188,6 +188,16 @@ def test_rows_that_do_not_fit_are_counted(tmp_path: Path, tokenizer: processor.T
     assert (counts["examples"], counts["dropped_empty"], counts["dropped_overlong"], counts["cut"]) == (1, 1, 2, 0)
 
 
+def test_questions_of_the_validation_files_are_not_trained_on(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
+    rows = [{"instruction": f"问{number}", "input": "", "output": "The sea."} for number in range(6)]
+    (tmp_path / "all.json").write_text(json.dumps(rows), encoding="utf-8")
+    (tmp_path / "held.json").write_text(json.dumps([{**row, "output": "Other."} for row in rows[:2]]), encoding="utf-8")
+    data = config.SftData(files=(str(tmp_path / "all.json"),), validation_files=(str(tmp_path / "held.json"),), length=200)
+    counts = build.sft(data, tokenizer, tmp_path / "out").metadata["splits"]
+    assert (counts["train"]["examples"], counts["train"]["dropped_held_out"]) == (4, 2)
+    assert (counts["validation"]["examples"], counts["validation"]["dropped_held_out"]) == (2, 0)
+
+
 @pytest.mark.parametrize(("boundary", "room"), [("joined", 301), ("faithful", 300)])
 def test_length_means_what_it_meant_in_the_original(tmp_path: Path, tokenizer: processor.Tokenizer, boundary: str, room: int) -> None:
     path = tmp_path / "a.json"

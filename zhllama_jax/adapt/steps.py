@@ -7,6 +7,7 @@ empty one.
 """
 
 import dataclasses
+import functools
 import glob
 import hashlib
 import json
@@ -134,9 +135,21 @@ def _content(pattern: str) -> list[str]:
     digests = []
     for name in named:
         if os.path.isdir(name):
-            digests += [files.sha256(path) for path in sorted(Path(name).rglob("*")) if path.is_file()]
+            digests += [_digest(path) for path in sorted(Path(name).rglob("*")) if path.is_file()]
         elif os.path.isfile(name):
-            digests.append(files.sha256(name))
+            digests.append(_digest(Path(name)))
         else:
             raise FileNotFoundError(f"{pattern} not found: it is named in the configuration")
     return digests
+
+
+def _digest(path: Path) -> str:
+    """The digest of a file, read once per process as long as nobody writes to it: many steps read the same model of many gigabytes."""
+    status = path.stat()
+    return _digest_of(str(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _digest_of(path: str, size: int, modified: int) -> str:
+    del size, modified
+    return files.sha256(path)

@@ -18,7 +18,7 @@ from zhllama_jax import files
 from zhllama_jax.data import chat, config, documents, pack, store
 from zhllama_jax.tokenizer import processor
 
-RECIPE = 1
+RECIPE = 2
 """Counts changes of this code that make other rows of the same inputs."""
 
 CHUNK_CHARACTERS = 1 << 20
@@ -86,7 +86,8 @@ def sft(
     """Builds the store of instruction rows in the directory `output`, or opens it if it is there.
 
     The metadata count, per split: examples, characters of the answers learnt, tokens, targets, rows, examples dropped (no answer
-    left) and cut (answer shortened); and record template and boundary, which the model must be asked with.
+    left, or asked in the validation files) and cut (answer shortened); and record template and boundary, which the model must be
+    asked with.
 
     Raises:
       FileNotFoundError: a file is missing.
@@ -99,7 +100,8 @@ def sft(
     if (ready := _ready(output, metadata["key"], overwrite)) is not None:
         return ready
     splits: dict[str, Iterable[pack.Row]] = {
-        split: _sft_rows(data, tokenizer, paths, split, metadata, progress) for split, paths in _split_files(data, inputs, validation)
+        split: _sft_rows(data, tokenizer, paths, split, validation if split == TRAIN else [], metadata, progress)
+        for split, paths in _split_files(data, inputs, validation)
     }
     return _write(output, splits, metadata, overwrite)
 
@@ -223,17 +225,22 @@ def _sft_rows(
     tokenizer: processor.Tokenizer,
     paths: Sequence[Path],
     split: str,
+    against: Sequence[Path],
     metadata: dict[str, Any],
     progress: Report | None,
 ) -> Iterator[pack.Row]:
-    """The rows of one split; its counts are in `metadata` when they are exhausted."""
-    counts: Counter[str] = Counter(examples=0, dropped_empty=0, dropped_overlong=0, cut=0)
+    """The rows of one split, without the questions that the files `against` ask; its counts are in `metadata` when they are exhausted."""
+    counts: Counter[str] = Counter(examples=0, dropped_empty=0, dropped_overlong=0, dropped_held_out=0, cut=0)
+    asked = {_asked(row) for path in against for row in chat.read_sft(path)}
     # The original's `max_seq_length` counts all tokens of an example; a row here also holds the last one predicted.
     max_tokens = data.length if data.boundary == "faithful" else data.length + 1
 
     def examples() -> Iterator[pack.Example]:
         for row in itertools.chain.from_iterable(chat.read_sft(path) for path in paths):
             if data.held_out and documents.is_held_out(row.question, data.held_out, data.salt) != (split == VALIDATION):
+                continue
+            if asked and _asked(row) in asked:
+                counts["dropped_held_out"] += 1
                 continue
             example = chat.render_example(
                 tokenizer, row, template=data.template, boundary=data.boundary, max_tokens=max_tokens, overlong=data.overlong
@@ -255,6 +262,11 @@ def _sft_rows(
     yield from _counted(packed, counts)
     _require(counts["examples"], split, data.held_out, paths)
     metadata["splits"][split] = dict(counts)
+
+
+def _asked(row: chat.SftExample) -> bytes:
+    """A digest of what an example asks, with the turns before it."""
+    return hashlib.blake2b(json.dumps([row.history, row.question]).encode(), digest_size=16).digest()
 
 
 def _counted(rows: Iterable[pack.Row], counts: Counter[str]) -> Iterator[pack.Row]:

@@ -77,7 +77,7 @@ class SftData:
 
     Attributes:
       files: `.json` (a list) and `.jsonl` files, directories of them, or glob patterns.
-      validation_files: rows of their own for validation; excludes `held_out`.
+      validation_files: rows of their own for validation; their questions are not trained on; excludes `held_out`.
       held_out: share of the rows that goes to validation, chosen by the hash of the prompt.
       salt: another salt holds other rows out.
       length: tokens that the model reads per row.
