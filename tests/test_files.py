@@ -3,7 +3,10 @@
 import hashlib
 import itertools
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,3 +212,121 @@ def test_new_directory_syncs_every_file_and_folder_before_the_rename(tmp_path: P
     whole = {path.stat().st_ino for path in (model, model / "deep", model / "deep" / "weights")}
     assert set(order[: order.index("rename")]) == whole
     assert order[-1] == tmp_path.stat().st_ino, "and the folder that holds the new name after it"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from zhllama_jax import files
+path, when = Path(sys.argv[1]), sys.argv[2]
+if when == "between the renames":
+    real = os.rename
+    def rename(source, target):
+        if target == path:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(source, target)
+    os.rename = rename
+if when == "before the old one is gone":
+    files.shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+if when == "writing a file":
+    os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+    files.atomic_write(path, b"half")
+with files.new_directory(path, overwrite=True) as temporary:
+    (temporary / "deep").mkdir()
+    (temporary / "deep" / "weights").write_bytes(b"killed")
+    if when == "at work":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(path: Path, when: str) -> None:
+    """Lets another process write to `path` and die without a last word."""
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path), when], check=False).returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("when", "found"), [("at work", b"old"), ("between the renames", b"old"), ("before the old one is gone", b"killed")]
+)
+def test_what_a_killed_process_left_is_put_right_by_the_next_one(taken: Path, when: str, found: bytes) -> None:
+    killed(taken, when)
+    assert len(list(taken.parent.iterdir())) > 1 or not taken.exists(), "the kill left something"
+    with pytest.raises(ValueError, match="exists already"), files.new_directory(taken):
+        pass
+    assert contents(taken.parent) == {**OLD, "model/deep/weights": found}
+    killed(taken, when)
+    with files.new_directory(taken, overwrite=True) as temporary:
+        fill(temporary, b"new")
+    assert contents(taken.parent) == NEW
+
+
+def test_a_killed_writer_of_a_file_leaves_nothing_for_good(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    killed(path, "writing a file")
+    assert len(contents(tmp_path)) == 1 and not path.exists()
+    files.atomic_write(path, b"new")
+    assert contents(tmp_path) == {"config.json": b"new"}
+
+
+def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
+    with files.new_directory(tmp_path / "model") as first:
+        fill(first, b"first")
+        with files.new_directory(tmp_path / "model") as second:
+            fill(second, b"second")
+        assert (first / "deep" / "weights").read_bytes() == b"first"
+        (tmp_path / "model").rename(tmp_path / "second")
+    assert (tmp_path / "model" / "deep" / "weights").read_bytes() == b"first"
+
+
+def test_files_of_others_are_no_leftovers(tmp_path: Path) -> None:
+    for name in (".model.backup.tmp", ".model.json.abcdefgh.tmp", "model.abcdefgh.tmp"):
+        (tmp_path / name).write_bytes(b"")
+    files.atomic_write(tmp_path / "model", b"new")
+    assert len(contents(tmp_path)) == 4
+
+
+def test_the_current_directory_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for path in (".", "", "..", "../here", tmp_path):
+        with pytest.raises(ValueError, match="is or holds the current directory"), files.new_directory(path, overwrite=True):
+            raise AssertionError("the work began")
+    with files.new_directory("../here/x") as temporary:
+        fill(temporary, b"new")
+    assert contents(tmp_path) == {"here/": b"", **{f"here/{name.replace('model', 'x')}": content for name, content in NEW.items()}}
+
+
+def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "disk")
+    with pytest.raises(ValueError, match="disk is a mount point"), files.new_directory(tmp_path / "disk"):
+        raise AssertionError("the work began")
+
+
+def test_a_link_keeps_pointing_to_what_is_replaced(taken: Path) -> None:
+    link = taken.parent / "link"
+    link.symlink_to(taken)
+    with files.new_directory(link, overwrite=True) as temporary:
+        fill(temporary, b"new")
+    assert link.is_symlink() and (taken / "deep" / "weights").read_bytes() == b"new"
+
+
+def test_a_file_cannot_take_the_place_of_a_directory(taken: Path) -> None:
+    for write in (lambda: files.atomic_write(taken, b"new"), lambda: files.free_file(taken, overwrite=True)):
+        with pytest.raises(ValueError, match="model is a directory: name a file") as caught:
+            write()
+        assert str(caught.value).startswith(str(taken))
+    assert contents(taken.parent) == OLD
+
+
+def test_an_existing_file_is_replaced_on_demand_and_an_input_never(tmp_path: Path) -> None:
+    source, output = tmp_path / "source", tmp_path / "output"
+    files.free_file(output, inputs=[source])
+    source.write_bytes(b"")
+    output.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"output exists already: choose another output or replace it with --overwrite"):
+        files.free_file(output, inputs=[source])
+    files.free_file(output, overwrite=True, inputs=[source])
+    (tmp_path / "link").symlink_to(source)
+    for path in (source, tmp_path / "link"):
+        with pytest.raises(ValueError, match="is read as an input"):
+            files.free_file(path, overwrite=True, inputs=[source])

@@ -1,15 +1,21 @@
 """Files that are either whole or not there: write beside, fsync, rename.
 
 Nothing half-written ever stands under a final name. Readers answer with one clear sentence.
+
+What is being written to NAME stands beside it as `.NAME.xxxxxxxx.tmp`, and a directory that is being replaced as
+`.NAME.xxxxxxxx.old/former`; the process at work holds a lock on either. A killed process lets go of its locks: whoever writes to
+NAME next puts a former directory back that nothing has replaced, and removes the rest.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +23,21 @@ MAX_JSON_BYTES = 64 << 20
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
-    """Writes `data` (text as UTF-8) to `path`, which then holds all of it or what it held before."""
+    """Writes `data` (text as UTF-8) to `path`, which then holds all of it or what it held before.
+
+    Raises:
+      ValueError: `path` is a directory.
+    """
     path = Path(path)
+    _refuse_directory(path)
     payload = data.encode("utf-8") if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    _clear(path)
+    while True:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        if _is_ours(descriptor, temporary):
+            break
+        os.close(descriptor)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(payload)
@@ -70,26 +86,64 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def free_file(path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> None:
+    """Says before the work whether a file may be written to `path` at its end.
+
+    Args:
+      path: the output.
+      overwrite: whether an existing file may be replaced.
+      inputs: what the work reads; none of these is ever replaced.
+
+    Raises:
+      ValueError: `path` is a directory, one of the inputs, or exists and `overwrite` is false.
+    """
+    path = Path(path)
+    _refuse_directory(path)
+    if not path.exists():
+        return
+    if any(Path(source).exists() and path.samefile(source) for source in inputs):
+        raise ValueError(f"{path} is read as an input and would be replaced: choose another output")
+    if not overwrite:
+        raise ValueError(f"{path} exists already: choose another output or replace it with --overwrite")
+
+
+def free_directory(path: str | Path, *, overwrite: bool = False) -> Path:
+    """The resolved `path`, if a new directory may take its place; `new_directory` asks too, but only when the work is done.
+
+    Raises:
+      ValueError: `path` is or holds the current directory, is a mount point, or exists, is not an empty directory and `overwrite` is
+        false.
+    """
+    place = Path(path).resolve()
+    here = Path.cwd()
+    if place == here or place in here.parents:
+        raise ValueError(f"{path} is or holds the current directory, which cannot be replaced: name a new directory for the output")
+    if os.path.ismount(place):
+        raise ValueError(f"{path} is a mount point, which cannot be replaced: name a new directory inside it")
+    _clear(place)
+    if place.exists() and not overwrite and not (place.is_dir() and not any(place.iterdir())):
+        raise ValueError(f"{path} exists already: choose another output, remove it, or replace it with --overwrite where the verb has that")
+    return place
+
+
 @contextlib.contextmanager
 def new_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yields a temporary sibling of `path`; on success it is synced and takes the name `path`.
 
     Raises:
-      ValueError: `path` exists and is not an empty directory, and `overwrite` is false.
+      ValueError: see `free_directory`.
     """
-    path = Path(path)
-    if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"{path} exists already: choose another output or remove it first")
+    path = free_directory(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
-        sync_tree(temporary)
-        _take_place(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with _locked_sibling(path, ".tmp") as temporary:
+        try:
+            yield temporary
+            os.chmod(temporary, 0o777 & ~_umask())
+            sync_tree(temporary)
+            _take_place(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     sync_directory(path.parent)
 
 
@@ -116,17 +170,74 @@ def _take_place(temporary: Path, path: Path) -> None:
     if not path.exists():
         os.rename(temporary, path)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-    former = aside / "former"
+    with _locked_sibling(path, ".old") as aside:
+        former = aside / "former"
+        try:
+            os.rename(path, former)
+            os.rename(temporary, path)
+        except BaseException:
+            if former.exists():
+                os.rename(former, path)
+            aside.rmdir()
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked_sibling(path: Path, suffix: str) -> Iterator[Path]:
+    """A new directory beside `path`, locked until the end of the block (also where it bears another name by then)."""
+    while True:
+        sibling = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent))
+        descriptor = os.open(sibling, os.O_RDONLY)
+        try:
+            if _is_ours(descriptor, sibling):
+                yield sibling
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_ours(descriptor: int, path: str | Path) -> bool:
+    """Locks what was just made; false if another process took it for an abandoned one in the instant before."""
+    return _lock(descriptor) is not False and os.path.exists(path)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Locks an open file or directory until it is closed: true if that is done, false if another holds it, None where nothing can be."""
     try:
-        os.rename(path, former)
-        os.rename(temporary, path)
-    except BaseException:
-        if former.exists():
-            os.rename(former, path)
-        aside.rmdir()
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None  # a file system without locks
+    return True
+
+
+def _clear(path: Path) -> None:
+    """Puts back or removes what killed processes left beside `path`; what a living one holds, or may hold, stays."""
+    if not path.parent.is_dir():
+        return
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(tmp|old)")
+    for name in sorted(os.listdir(path.parent)):
+        if not ours.fullmatch(name):
+            continue
+        left = path.parent / name
+        try:
+            descriptor = os.open(left, os.O_RDONLY)
+        except OSError:
+            continue  # gone by now, or somebody else's
+        try:
+            if _lock(descriptor):
+                if (left / "former").exists() and not path.exists():
+                    os.rename(left / "former", path)
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+
+def _refuse_directory(path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory: name a file for the output")
 
 
 def _umask() -> int:

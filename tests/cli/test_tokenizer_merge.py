@@ -6,6 +6,7 @@ import pytest
 
 from zhllama_jax import files
 from zhllama_jax.cli import program
+from zhllama_jax.tokenizer import merge as tokenizer_merge
 
 
 def merge(base: Path, added: Path, output: Path, *words: str) -> int:
@@ -36,6 +37,44 @@ def test_safe_mode_says_what_it_proved(
     assert "`--mode reference`" in out
     assert "is encoded exactly as before" in out
     assert files.sha256(tmp_path / "merged.model") in out
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merge that was begun fails the test."""
+    monkeypatch.setattr(tokenizer_merge, "merge", lambda *_, **__: pytest.fail("the work began before the output was looked at"))
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """What went to standard error: one line."""
+    err = capsys.readouterr().err
+    assert err.startswith("zhllama: error: ") and err.count("\n") == 1
+    return err
+
+
+def test_a_directory_is_no_output(no_work: None, english_pieces: Path, chinese_pieces: Path, tmp_path: Path, capsys) -> None:
+    assert merge(english_pieces, chinese_pieces, tmp_path) == 1
+    assert f"{tmp_path} is a directory: name a file" in said(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_is_replaced_only_on_demand(english_pieces: Path, chinese_pieces: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "merged.model"
+    output.write_bytes(b"precious")
+    assert merge(english_pieces, chinese_pieces, output, "--proof_strings", "50") == 1
+    assert f"{output} exists already" in said(capsys) and output.read_bytes() == b"precious"
+    assert merge(english_pieces, chinese_pieces, output, "--proof_strings", "50", "--overwrite") == 0
+    assert output.read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["the base's directory", "an added file"])
+def test_an_input_is_never_replaced(no_work: None, which: int, english_pieces: Path, chinese_pieces: Path, tmp_path: Path, capsys) -> None:
+    inputs = tmp_path / "tokenizer.model", tmp_path / "zh.model"
+    for copy, source in zip(inputs, (english_pieces, chinese_pieces), strict=True):
+        copy.write_bytes(source.read_bytes())
+    assert merge(tmp_path, inputs[1], inputs[which], "--overwrite") == 1
+    assert f"{inputs[which]} is read as an input" in said(capsys)
+    assert inputs[0].read_bytes() == english_pieces.read_bytes() and inputs[1].read_bytes() == chinese_pieces.read_bytes()
 
 
 @pytest.mark.parametrize(

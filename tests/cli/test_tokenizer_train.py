@@ -8,6 +8,7 @@ import pytest
 from zhllama_jax import files
 from zhllama_jax.cli import program
 from zhllama_jax.tokenizer import processor
+from zhllama_jax.tokenizer import train as tokenizer_train
 
 PARTS = ("江河", "大海", "小鸟", "白云"), ("流过", "看见", "想念", "唱起"), ("高山", "春天", "故乡", "月亮")
 LINES = ["".join(words) + "。" for words in itertools.product(*PARTS)]
@@ -54,3 +55,21 @@ def test_wrong_input_is_one_line(content: str | None, name: str, message: str, t
     assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out.model").exists()
+
+
+@pytest.mark.parametrize(("output", "message"), [(".", "is a directory"), ("old.model", "exists already"), ("zh.txt", "read as an input")])
+def test_an_output_that_may_not_be_written_is_refused_before_the_work(
+    output: str, message: str, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer_train, "from_texts", lambda *_, **__: pytest.fail("the work began before the output was looked at"))
+    (tmp_path / "old.model").write_bytes(b"precious")
+    assert train(text, tmp_path / output, *(["--overwrite"] if output == "zh.txt" else [])) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"zhllama: error: {tmp_path / output} ") and message in err and err.count("\n") == 1
+    assert (tmp_path / "old.model").read_bytes() == b"precious"
+
+
+def test_an_existing_output_is_replaced_on_demand(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "old.model").write_bytes(b"precious")
+    assert train(text, tmp_path / "old.model", "--overwrite") == 0
+    assert processor.Tokenizer.load(tmp_path / "old.model").vocab_size == 292

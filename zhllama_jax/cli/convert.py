@@ -25,11 +25,13 @@ def run(
       shard_mib: a file of weights is closed before it would exceed so many MiB.
       overwrite: replace an existing output, at once when the new one is complete.
     """
+    from zhllama_jax import files
     from zhllama_jax.convert import llama_hf
     from zhllama_jax.tokenizer import processor
 
     if shard_mib < 1:
         raise ValueError(f"shard_mib must be at least 1, got {shard_mib}")
+    files.free_directory(output, overwrite=overwrite)
     checkpoint = llama_hf.load(input, dtype=dtype)
     for note in checkpoint.notes:
         terminal.say(f"zhllama: note: {note}")

@@ -16,6 +16,7 @@ def run(
     pad_token: bool = False,
     proof_strings: int = 100_000,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Adds pieces to a LLaMA tokenizer; old ids never move.
 
@@ -29,10 +30,12 @@ def run(
       pad_token: also add the padding piece [PAD].
       proof_strings: generated texts that safe mode compares.
       seed: of those texts.
+      overwrite: replace an existing output; the base and what is added are never replaced.
     """
     from zhllama_jax import files
-    from zhllama_jax.tokenizer import merge
+    from zhllama_jax.tokenizer import merge, proto
 
+    files.free_file(output, overwrite=overwrite, inputs=map(proto.file, (base, *added)))
     merged = merge.merge(base, added, mode=mode, script=script, pad_token=pad_token, proof_strings=proof_strings, seed=seed)
     files.atomic_write(output, merged.serialized)
     terminal.result(f"{output}: {merged.summary()}")

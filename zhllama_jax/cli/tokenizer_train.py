@@ -17,6 +17,7 @@ def run(
     field: str = "text",
     max_sentences: int = 5_000_000,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Trains a SentencePiece model; the same text, flags and seed give the same bytes.
 
@@ -30,6 +31,7 @@ def run(
       field: the key of the text in .jsonl rows.
       max_sentences: a larger corpus is sampled down to this many.
       seed: of that sample.
+      overwrite: replace an existing output; an input is never replaced.
     """
     from zhllama_jax.tokenizer import train
 
@@ -43,6 +45,7 @@ def run(
         field=field,
         max_sentences=max_sentences,
         seed=seed,
+        overwrite=overwrite,
     )
     terminal.result(
         f"{output}: {trained.vocab_size:,} pieces from {trained.sentences:,} sentences ({trained.characters:,} characters)\n"

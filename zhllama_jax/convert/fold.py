@@ -57,6 +57,7 @@ def merge(
       FileNotFoundError, ValueError: see `llama_hf.load`, `peft.load` and `check`.
     """
     model = Path(model)
+    files.free_directory(output, overwrite=overwrite)
     config = llama_hf.load_config(model)
     contents = manifest.read(model, "model")
     loaded = [peft.load(directory) for directory in adapters]

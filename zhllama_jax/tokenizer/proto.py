@@ -44,16 +44,14 @@ def read(path: str | Path) -> bytes:
       FileNotFoundError: nothing there.
       ValueError: the directory holds another kind of tokenizer, or the file is too large.
     """
-    path = Path(path)
-    if path.is_dir():
-        directory, path = path, path / "tokenizer.model"
-        if not path.is_file():
-            if (directory / "tokenizer.json").is_file():
-                raise ValueError(
-                    f"{directory} has a tokenizer.json but no tokenizer.model: LLaMA with a SentencePiece tokenizer is the scope of this "
-                    "program, other tokenizers are not supported"
-                )
-            raise FileNotFoundError(f"{directory} has no tokenizer.model")
+    directory, path = Path(path), file(path)
+    if path != directory and not path.is_file():
+        if (directory / "tokenizer.json").is_file():
+            raise ValueError(
+                f"{directory} has a tokenizer.json but no tokenizer.model: LLaMA with a SentencePiece tokenizer is the scope of this "
+                "program, other tokenizers are not supported"
+            )
+        raise FileNotFoundError(f"{directory} has no tokenizer.model")
     if path.suffix == ".json":
         raise ValueError(
             f"{path} is not a SentencePiece model: LLaMA with a SentencePiece tokenizer (tokenizer.model) is the scope of this program"
@@ -63,6 +61,12 @@ def read(path: str | Path) -> bytes:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than the {MAX_BYTES:,} of any SentencePiece model accepted here")
     return path.read_bytes()
+
+
+def file(path: str | Path) -> Path:
+    """The `.model` file meant by `path`: itself, or `tokenizer.model` in a directory."""
+    path = Path(path)
+    return path / "tokenizer.model" if path.is_dir() else path
 
 
 def parse(serialized: bytes, *, where: str = "the tokenizer", specials: bool = True) -> Model:

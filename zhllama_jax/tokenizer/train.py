@@ -50,6 +50,7 @@ def train(
     field: str = "text",
     max_sentences: int = MAX_SENTENCES,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> Trained:
     """Trains on `.txt` files (one text a line) and `.jsonl` files (`field` of one object a line).
 
@@ -63,16 +64,20 @@ def train(
       field: of JSONL objects.
       max_sentences: a larger corpus is sampled down to this many.
       seed: of that sample; a smaller corpus gives the same model under every seed.
+      overwrite: replace an existing output.
 
     Raises:
       FileNotFoundError: an input is missing.
-      ValueError: a malformed line (with file and line), no text, or a vocabulary size that the text does not allow.
+      ValueError: an output that may not be written, a malformed line (with file and line), no text, or a vocabulary size that the text
+        does not allow.
     """
     if not inputs:
         raise ValueError("no text to train on: name at least one .txt or .jsonl file")
     for path in inputs:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} not found: expected a .txt or .jsonl file to train on")
+    if output is not None:
+        files.free_file(output, overwrite=overwrite, inputs=inputs)
     texts = (text for path in inputs for _, text in lines.records(path, field))
     trained = from_texts(
         texts,
