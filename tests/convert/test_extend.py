@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zhllama_jax import tree
-from zhllama_jax.convert import extend, llama_hf, manifest
+from zhllama_jax import files, tree
+from zhllama_jax.convert import config_hf, extend, llama_hf, manifest
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import resize
 from zhllama_jax.tokenizer import align, merge, processor
@@ -101,3 +101,53 @@ def test_fewer_pieces_than_rows_are_refused_with_both_numbers(base: Path, merged
     done = extend.run(base, merged, tmp_path / "grown")
     with pytest.raises(ValueError, match=rf"fewer than the {done.config.vocab_size:,} rows"):
         extend.run(tmp_path / "grown", processor.Tokenizer.load(base), tmp_path / "shrunk")
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["plain", "extended before"])
+def test_rows_without_a_piece_give_way_to_new_ones(
+    known: bool, make_params: Callable[..., Any], tokenizer: processor.Tokenizer, merged: processor.Tokenizer, tmp_path: Path
+) -> None:
+    """A checkpoint padded by 30 rows, the last of which its configuration calls padding, grows as the unpadded one does."""
+    count = tokenizer.vocab_size
+    split = count - 20 if known else None
+    padded = config_lib.named("micro", vocab_size=count + 30, base_vocab_size=split, pad_token_id=count + 29)
+    params = make_params(padded)
+    plain, same = resize.cut(padded, params, count)
+    for name, shape, weights in (("padded", padded, params), ("plain", plain, same)):
+        llama_hf.save(tmp_path / name, config=shape, params=weights, tokenizer=tokenizer)
+        # `save` takes special ids from the tokenizer; those of a checkpoint from elsewhere may be others.
+        files.write_json(tmp_path / name / "config.json", config_hf.to_json(shape, "float32"))
+        done = extend.run(tmp_path / name, merged, tmp_path / f"{name} grown")
+        assert done.config.pad_token_id == merged.pad_id
+        assert (done.before, done.unused) == (shape.vocab_size, shape.vocab_size - count)
+        assert (done.config.vocab_size, done.config.base_vocab_size) == (merged.vocab_size, split or count)
+    ours, theirs = (llama_hf.load(tmp_path / name) for name in ("padded grown", "plain grown"))
+    assert tree.flatten(ours.params).keys() == tree.flatten(theirs.params).keys()
+    for path, leaf in tree.flatten(theirs.params).items():
+        np.testing.assert_array_equal(tree.flatten(ours.params)[path], leaf, err_msg=path)
+    for table in ("embed_tokens", "lm_head"):
+        old, new = (np.asarray(resize.rows(weights[table], shape)) for weights, shape in ((params, padded), (ours.params, ours.config)))
+        np.testing.assert_array_equal(new[:count], old[:count])
+        for index, ids in enumerate(align.spell(tokenizer, merged)):
+            if count + index != merged.pad_id:
+                np.testing.assert_allclose(new[count + index], old[ids].mean(axis=0), atol=1e-6, err_msg=merged.piece(count + index))
+
+
+def test_a_row_without_a_piece_that_ends_texts_is_no_padding(
+    make_params: Callable[..., Any], tokenizer: processor.Tokenizer, merged: processor.Tokenizer, tmp_path: Path, monkeypatch
+) -> None:
+    count = tokenizer.vocab_size
+    shape = config_lib.named("micro", vocab_size=count + 2, eos_token_id=count + 1)
+    llama_hf.save(tmp_path / "model", config=shape, params=make_params(shape), tokenizer=tokenizer)
+    files.write_json(tmp_path / "model" / "config.json", config_hf.to_json(shape, "float32"))
+    monkeypatch.setattr(llama_hf, "load", lambda *_: pytest.fail("the weights were read"))
+    with pytest.raises(ValueError, match=rf"has {count + 2} rows and a tokenizer of {count} pieces, and its eos_token_id {count + 1} has"):
+        extend.run(tmp_path / "model", merged, tmp_path / "grown")
+
+
+def test_a_taken_output_is_found_before_the_weights_are_read(base: Path, merged: processor.Tokenizer, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "grown").mkdir()
+    (tmp_path / "grown" / "precious").write_bytes(b"")
+    monkeypatch.setattr(llama_hf, "load", lambda *_: pytest.fail("the weights were read"))
+    with pytest.raises(ValueError, match="exists already"):
+        extend.run(base, merged, tmp_path / "grown")

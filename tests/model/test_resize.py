@@ -150,3 +150,21 @@ def test_a_matrix_of_another_size_is_refused() -> None:
 def test_what_cannot_be_done_is_refused(more: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         resize.grow(PLAIN, {}, **more)
+
+
+@pytest.mark.parametrize("keep", [250, 200, 150])
+def test_cut_keeps_the_first_rows_on_their_side_of_the_split(keep: int) -> None:
+    config = config_lib.named("micro", vocab_size=300, base_vocab_size=200, pad_token_id=240)
+    rng = np.random.default_rng(0)
+    matrix_VD = rng.standard_normal((300, 32)).astype(np.float32)
+    params = {"embed_tokens": resize.blocks(matrix_VD, config), "norm": {"weight": np.ones(32)}}
+    smaller, kept = resize.cut(config, params, keep)
+    assert (smaller.vocab_size, smaller.base_rows, smaller.pad_token_id) == (keep, min(200, keep), 240 if keep == 250 else None)
+    assert ("extension" in kept["embed_tokens"]) == (keep > 200)
+    np.testing.assert_array_equal(resize.rows(kept["embed_tokens"], smaller), matrix_VD[:keep])
+    for name, block in kept["embed_tokens"].items():
+        rows = {"base": smaller.base_rows, "extension": smaller.extension_rows}[name]
+        assert block.shape[0] % 128 == 0 and not np.any(block[rows:]), "rows that are gone leave nothing"
+    assert kept["norm"] is params["norm"]
+    with pytest.raises(ValueError, match="a vocabulary of 300 cannot be cut to 301"):
+        resize.cut(config, params, 301)

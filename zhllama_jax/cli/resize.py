@@ -29,4 +29,5 @@ def run(
     from zhllama_jax.tokenizer import processor
 
     done = extend.run(model, processor.Tokenizer.load(tokenizer), output, init=init, seed=seed, overwrite=overwrite)
-    terminal.result(f"{output}: {done.before:,} rows grown to {done.config.vocab_size:,}, new ones by {init}")
+    gone = f", of which {done.unused:,} had no piece and gave way," if done.unused else ""
+    terminal.result(f"{output}: {done.before:,} rows{gone} grown to {done.config.vocab_size:,}, new ones by {init}")

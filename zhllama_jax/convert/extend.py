@@ -1,10 +1,16 @@
-"""Growing the vocabulary of a model directory to that of a merged tokenizer."""
+"""Growing the vocabulary of a model directory to that of a merged tokenizer.
+
+Some checkpoints have more rows than their tokenizer has pieces: padded to a multiple of 64, or with a row for a [PAD] that only
+`added_tokens.json` knows. Text never becomes the id of such a row, so it holds nothing of the model, and the merged tokenizer gives its
+id to a new piece. These rows give way: the model is first cut to the rows that have pieces, base and extension alike.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
+from zhllama_jax import files
 from zhllama_jax.convert import llama_hf
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import resize
@@ -16,10 +22,12 @@ class Extended(NamedTuple):
 
     Attributes:
       before: rows before.
+      unused: how many of these no piece of the model's own tokenizer had, and so gave way.
       config: the new model's shape.
     """
 
     before: int
+    unused: int
     config: config_lib.LlamaConfig
 
 
@@ -44,8 +52,9 @@ def run(
 
     Raises:
       FileNotFoundError: something is not there.
-      ValueError: the tokenizer does not extend the model's, or there is nothing to add.
+      ValueError: the tokenizer does not extend the model's, there is nothing to add, or the output may not be written.
     """
+    files.free_directory(output, overwrite=overwrite)
     config = llama_hf.load_config(model)
     old = processor.Tokenizer.load(model)
     llama_hf.check_tokenizer(config, old)
@@ -54,15 +63,19 @@ def run(
             f"the tokenizer has {tokenizer.vocab_size:,} pieces, fewer than the {config.vocab_size:,} rows of {model}: "
             "rows are never removed"
         )
+    unused = config.vocab_size - old.vocab_size
+    if unused:
+        _check_ends(config, old.vocab_size, model)
     pieces = align.spell(old, tokenizer)
     checkpoint = llama_hf.load(model)
-    grown, params = resize.grow(
-        checkpoint.config, checkpoint.params, pieces=pieces, init=init, pad_token_id=tokenizer.pad_id, key=jax.random.key(seed)
-    )
+    config, params = resize.cut(checkpoint.config, checkpoint.params, old.vocab_size)
+    grown, params = resize.grow(config, params, pieces=pieces, init=init, pad_token_id=tokenizer.pad_id, key=jax.random.key(seed))
+    assert grown.vocab_size == tokenizer.vocab_size, "one row for each piece"
     step = {
         "step": "resize",
         "init": init,
         "from": checkpoint.config.vocab_size,
+        "unused": unused,
         "to": grown.vocab_size,
         "tokenizer_sha256": tokenizer.sha256,
     }
@@ -76,4 +89,18 @@ def run(
         history=[*checkpoint.history, step],
         overwrite=overwrite,
     )
-    return Extended(checkpoint.config.vocab_size, grown)
+    return Extended(checkpoint.config.vocab_size, unused, grown)
+
+
+def _check_ends(config: config_lib.LlamaConfig, num_pieces: int, model: str | Path) -> None:
+    """Refuses a model whose texts begin or end with the id of a row without a piece: that row is in use.
+
+    Raises:
+      ValueError: with the id and what to do.
+    """
+    for name, id_ in (("bos_token_id", config.bos_token_id), ("eos_token_id", config.eos_token_id)):
+        if id_ is not None and id_ >= num_pieces:
+            raise ValueError(
+                f"{model} has {config.vocab_size:,} rows and a tokenizer of {num_pieces:,} pieces, and its {name} {id_:,} has no piece: "
+                "give it the tokenizer.model that its texts were made with, or take the base model that it was tuned from"
+            )

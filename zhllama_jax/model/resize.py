@@ -93,6 +93,26 @@ def grow(
     return grown, params
 
 
+def cut(config: config_lib.LlamaConfig, params: Mapping[str, Any], vocab_size: int) -> tuple[config_lib.LlamaConfig, arrays.Tree]:
+    """The model without its rows from `vocab_size` on; a padding id among these is forgotten.
+
+    Raises:
+      ValueError: there are not so many rows, or a special id other than padding is among those to go.
+    """
+    if vocab_size > config.vocab_size:
+        raise ValueError(f"a vocabulary of {config.vocab_size:,} cannot be cut to {vocab_size:,}")
+    if vocab_size == config.vocab_size:
+        return config, dict(params)
+    keeps_pad = config.pad_token_id is not None and config.pad_token_id < vocab_size
+    smaller = config.replace(
+        vocab_size=vocab_size,
+        base_vocab_size=min(config.base_rows, vocab_size),
+        pad_token_id=config.pad_token_id if keeps_pad else None,
+    )
+    matrices = {name: blocks(rows(params[name], config)[:vocab_size], smaller) for name in MATRICES if name in params}
+    return smaller, {**params, **matrices}
+
+
 def mean_rows(rows_VD: arrays.Array, pieces: Sequence[Sequence[int]]) -> arrays.Array:
     """For each entry of `pieces` the float32 mean of those rows; for an empty entry the mean of all rows."""
     length_N = np.array([len(entry) for entry in pieces])
