@@ -82,6 +82,10 @@ def test_several_wrong_names_are_told_together() -> None:
         ({}, "also tokenizer, init, training"),
         ({"tokenizer": NEW, "training": FULL}, "also init"),
         ({"tokenizer": NEW, "init": train_config.Dimensions("micro"), "training": training("start")}, "preset to full"),
+        *(
+            ({"tokenizer": strange, "init": train_config.Dimensions("micro"), "training": FULL}, "model_type bpe with byte_fallback")
+            for strange in (dataclasses.replace(NEW, model_type="unigram"), dataclasses.replace(NEW, byte_fallback=False))
+        ),
     ],
 )
 def test_a_base_is_given_or_made(fields: dict[str, Any], message: str) -> None:

@@ -104,7 +104,7 @@ def test_a_vocabulary_larger_than_the_model_is_one_line(
     model = tmp_path / "model"
     shutil.copytree(base_model, model)
     words = ["--base", str(english_pieces), "--added", str(chinese_pieces), "--output", str(model / "tokenizer.model")]
-    assert program.run(["tokenizer", "merge", *words, "--proof_strings", "10"]) == 0
+    assert program.run(["tokenizer", "merge", *words, "--proof_strings", "10", "--overwrite"]) == 0
     capsys.readouterr()
     assert generate(model, "--prompt", "x") == 1
     err = capsys.readouterr().err

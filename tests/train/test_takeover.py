@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 
 import jax
 import numpy as np
@@ -200,3 +201,17 @@ def test_random_weights_have_the_tokenizers_vocabulary(english_pieces, tmp_path)
     assert start.config.vocab_size == start.tokenizer.vocab_size and start.dtype == "float32"
     again = takeover.begin(config.Experiment(model=new, data=DATA, output=str(tmp_path), stage="full", steps=1, seed=1), say=print)
     assert np.any(start.weights["params"]["lm_head"]["base"] != again.weights["params"]["lm_head"]["base"])
+
+
+def test_a_tokenizer_of_another_kind_is_refused_at_the_start(world, english_pieces, chinese_pieces, tmp_path) -> None:
+    """Not at the end, when the trained model cannot be written."""
+    new = config.NewModel(str(chinese_pieces), config.Dimensions("micro"))
+    with pytest.raises(ValueError, match=rf"{chinese_pieces} is not a LLaMA tokenizer .*: its type is unigram, not bpe"):
+        takeover.begin(config.Experiment(model=new, data=DATA, output=str(tmp_path), stage="full", steps=1), say=print)
+    shutil.copytree(world / "base", tmp_path / "base")
+    (tmp_path / "base" / "tokenizer.model").write_bytes(chinese_pieces.read_bytes())
+    (tmp_path / "base" / "zhllama.json").unlink()
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'base'} is not a LLaMA tokenizer"):
+        takeover.begin(experiment(world, tmp_path, model=str(tmp_path / "base"), stage="sft"), say=print)
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'base'} is not a LLaMA tokenizer"):
+        fold.load(tmp_path / "base")

@@ -107,6 +107,8 @@ class Base:
         if self.model is None and len(given) < len(new):
             missing = [name for name in new if name not in given]
             raise ValueError(f"base: give model, a Hugging Face directory, or, for a new base, also {', '.join(missing)}")
+        if isinstance(self.tokenizer, NewVocabulary) and (self.tokenizer.model_type != "bpe" or not self.tokenizer.byte_fallback):
+            raise ValueError("base.tokenizer: a LLaMA's is of model_type bpe with byte_fallback; set both")
         if self.training is not None and not self.training.stage.full:
             raise ValueError("base: a new base learns every weight; set training.stage.preset to full")
 

@@ -98,7 +98,9 @@ def load(model: str | Path, adapters: Sequence[str | Path] = (), *, dtype: str |
     """
     model = Path(model)
     if not adapters:
-        return Loaded(llama_hf.load(model, dtype=dtype), processor.Tokenizer.load(model))
+        checkpoint, tokenizer = llama_hf.load(model, dtype=dtype), processor.Tokenizer.load(model)
+        llama_hf.check_tokenizer(checkpoint.config, tokenizer)
+        return Loaded(checkpoint, tokenizer)
     checkpoint = llama_hf.load(model)
     loaded = [peft.load(directory) for directory in adapters]
     fingerprint = manifest.fingerprint(model) if any(adapter.base_fingerprint for adapter in loaded) else None
@@ -127,7 +129,9 @@ def load(model: str | Path, adapters: Sequence[str | Path] = (), *, dtype: str |
         history=_history(checkpoint.history, loaded, base=model, fingerprint=fingerprint),
         notes=checkpoint.notes + notes,
     )
-    return Loaded(checkpoint, _tokenizer(model, loaded))
+    tokenizer = _tokenizer(model, loaded)
+    llama_hf.check_tokenizer(checkpoint.config, tokenizer)
+    return Loaded(checkpoint, tokenizer)
 
 
 def check(

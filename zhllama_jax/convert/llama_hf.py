@@ -202,11 +202,12 @@ def write(
 
 
 def check_tokenizer(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer) -> None:
-    """Refuses a tokenizer whose ids would run past the model's rows.
+    """Refuses a tokenizer that is not of LLaMA's kind, or whose ids would run past the model's rows.
 
     Raises:
-      ValueError: with both sizes and what to do.
+      ValueError: with what differs, or both sizes and what to do.
     """
+    tokenizer.require_llama()
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size:,} pieces, the model {config.vocab_size:,} rows"

@@ -38,6 +38,8 @@ class Tokenizer:
 
     def __init__(self, serialized: bytes, *, where: str = "the tokenizer") -> None:
         model = proto.parse(serialized, where=where)
+        self._where = where
+        self._strange = proto.llama_faults(model)
         self.serialized = serialized
         self.sha256 = hashlib.sha256(serialized).hexdigest()
         self.vocab_size = len(model.pieces)
@@ -76,6 +78,14 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return self.vocab_size
+
+    def require_llama(self) -> None:
+        """Refuses a tokenizer that no model of ours can have, see `proto.require_llama`.
+
+        Raises:
+          ValueError: with everything that differs.
+        """
+        proto.refuse_strange(self._strange, where=self._where)
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
         """The ids of `text`, after BOS and before EOS where asked for; never another control id."""

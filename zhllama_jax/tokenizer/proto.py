@@ -6,6 +6,7 @@ scores, complete byte pieces.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,17 @@ def require_llama(model: Model, *, where: str = "the base") -> None:
     Raises:
       ValueError: with everything that differs.
     """
+    refuse_strange(llama_faults(model), where=where)
+
+
+def refuse_strange(faults: Sequence[str], *, where: str) -> None:
+    """`require_llama` on faults that were found before."""
+    if faults:
+        raise ValueError(f"{where} is not a LLaMA tokenizer (SentencePiece BPE with byte fallback): {'; '.join(faults)}")
+
+
+def llama_faults(model: Model) -> list[str]:
+    """What makes a model another kind than LLaMA's, as phrases; nothing for one of its kind."""
     faults = []
     if model.trainer_spec.model_type != BPE:
         faults.append(f"its type is {model_type(model)}, not bpe")
@@ -127,8 +139,7 @@ def require_llama(model: Model, *, where: str = "the base") -> None:
         faults.append("it adds no dummy blank in front of the text")
     if not normalizer.escape_whitespaces or model.trainer_spec.treat_whitespace_as_suffix:
         faults.append("it marks blanks in another way")
-    if faults:
-        raise ValueError(f"{where} is not a LLaMA tokenizer (SentencePiece BPE with byte fallback): {'; '.join(faults)}")
+    return faults
 
 
 def model_type(model: Model) -> str:

@@ -179,6 +179,19 @@ def finish(
     return result
 
 
+def finished(output: Path, *, run: str) -> dict[str, Any] | None:
+    """The result that the run of this digest left, if what it wrote still stands in `output`; None where `finish` has to be done again."""
+    try:
+        result = files.read_json(output / RESULT, what="the result of a run")
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(result, dict) or result.get("run") != run:
+        return None
+    written = Path(result["adapters"][-1] if result["adapters"] else result["model"])
+    place = output / (ADAPTER if result["adapters"] else MODEL)
+    return result if written == place and (place / manifest.FILE).is_file() else None
+
+
 def _save_adapter(
     directory: Path,
     experiment: config_lib.Experiment,
@@ -226,6 +239,7 @@ def _touched(config: model_config.LlamaConfig, adapter: peft.Adapter | None, mat
 def _random(experiment: config_lib.Experiment, model: config_lib.NewModel) -> Start:
     """A model of random weights."""
     tokenizer = processor.Tokenizer.load(model.tokenizer)
+    tokenizer.require_llama()
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     config = model.init.llama(vocab_size=tokenizer.vocab_size, **ids)
     return Start(
