@@ -169,7 +169,7 @@ def test_what_was_never_committed_is_no_checkpoint(folder) -> None:
 def test_old_steps_go_and_the_best_stays(tmp_path) -> None:
     checkpoints = checkpoint.Checkpoints(tmp_path, IDENTITY, keep=2, say=lambda line: None)
     for step in (1, 2, 3, 4):
-        checkpoints.save(step, make(float(step)), {"best": [1, 0.5]}, best=1)
+        checkpoints.save(step, make(float(step)), {"best": [1, 0.5]}, spared=[1])
     checkpoints.close()
     assert checkpoints.committed() == [1, 3, 4]
     assert sorted(path.name for path in (tmp_path / "steps").iterdir()) == ["1", "3", "4"]

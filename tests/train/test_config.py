@@ -91,11 +91,15 @@ def test_accumulation_follows_from_devices_and_micro_batch() -> None:
 def test_identity_holds_what_decides_the_numbers_and_nothing_else() -> None:
     identity = make().identity()
     same = ({"output": "elsewhere"}, {"micro_batch": 2}, {"mesh": config.Mesh(fsdp=2)}, {"log_every": 1}, {"remat": "full"})
+    same += ({"validation": config.Validation(every=7, max_rows=3)},)
     for changes in same:
         assert make(**changes).identity() == identity
     other = ({"seed": 1}, {"stage": "sft"}, {"lora": config.Lora(rank=4)}, {"optimizer": config.Optimizer(b2=0.95)}, {"dtype": "bfloat16"})
+    other += ({"validation": config.Validation(keep="best")},)
     for changes in other:
         assert make(**changes).identity() != identity
+    best = [make(validation=config.Validation(every=every, keep="best")).identity() for every in (100, 50)]
+    assert best[0] != best[1], "which steps are scored decides which one is written"
 
 
 def test_dimensions_override_a_named_size() -> None:

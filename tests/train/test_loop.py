@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +58,43 @@ def test_a_finished_run_is_left_as_it_is(base, small, undisturbed) -> None:
     again = loop.run(experiment(base, output, small, steps=40, validation=config.Validation(every=0)))
     assert again == undisturbed
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file() and path.name != ".lock"} == before
+
+
+@pytest.fixture(scope="module")
+def short(base, small, tmp_path_factory) -> config.Experiment:
+    """Two steps on vocabulary rows, run; whoever breaks something there mends it."""
+    output = tmp_path_factory.mktemp("short")
+    chosen = experiment(base, output, small, stage="embeddings", steps=2, validation=config.Validation(every=0))
+    loop.run(chosen)
+    return chosen
+
+
+@pytest.mark.parametrize("broken", ["adapter", "manifest", "result", "not JSON", "of another run"])
+def test_a_result_that_does_not_stand_is_written_again(short, broken) -> None:
+    output = Path(short.output)
+    written = (output / "adapter" / "adapter_model.safetensors").read_bytes()
+    result = json.loads((output / "result.json").read_text())
+    if broken == "adapter":
+        shutil.rmtree(output / "adapter")
+    elif broken == "manifest":
+        (output / "adapter" / manifest.FILE).unlink()
+    elif broken == "result":
+        (output / "result.json").unlink()
+    else:
+        (output / "result.json").write_text("{" if broken == "not JSON" else json.dumps({**result, "run": "0" * 64, "loss": -1.0}))
+    again = loop.run(short)
+    assert (again["adapters"], again["loss"]) == (result["adapters"], result["loss"])
+    assert (output / "adapter" / "adapter_model.safetensors").read_bytes() == written
+    assert json.loads((output / "result.json").read_text()) == again and manifest.verify(output / "adapter", "adapter") == []
+
+
+def test_a_run_that_begins_anew_has_no_former_result(short, tmp_path) -> None:
+    shutil.copytree(Path(short.output) / "data", tmp_path / "data")
+    shutil.copy(Path(short.output) / "result.json", tmp_path)
+    wild = {"optimizer": config.Optimizer(learning_rate=1e30, clip_norm=0), "max_nonfinite": 1, "steps": 4}
+    with pytest.raises(guard.Diverged):
+        loop.run(dataclasses.replace(short, output=str(tmp_path), **wild))
+    assert not (tmp_path / "result.json").exists()
 
 
 def start(chosen: config.Experiment, folder: Path) -> subprocess.Popen:
@@ -132,14 +170,46 @@ def test_the_best_step_is_the_one_written(base, small, tmp_path, monkeypatch) ->
     assert written[0].read_bytes() == written[1].read_bytes()
     kept = sorted(int(path.stem) for path in (tmp_path / "best" / "checkpoints" / "commits").iterdir())
     assert kept == [4, 6]
+    for other in (config.Validation(every=2, max_rows=4), config.Validation(every=3, max_rows=4, keep="best")):
+        with pytest.raises(ValueError, match=r"holds step 6 of another run: settings\.validation"):
+            loop.run(experiment(base, tmp_path / "best", small, validation=other, **constant))
+
+
+def test_a_held_out_loss_that_is_not_finite_is_never_the_best(base, small, tmp_path, monkeypatch) -> None:
+    made_up = iter([float("nan"), 2.0, float("-inf")])
+    monkeypatch.setattr(feed, "together", lambda scores: next(made_up))
+    best = config.Validation(every=2, max_rows=4, keep="best")
+    result = loop.run(experiment(base, tmp_path / "run", small, stage="embeddings", validation=best))
+    assert result["validation_best"] == {"step": 4, "loss": 2.0}
+    monkeypatch.setattr(feed, "together", lambda scores: float("nan"))
+    result = loop.run(experiment(base, tmp_path / "none", small, stage="embeddings", validation=best, steps=2))
+    assert result["validation_best"] is None
+    text = (tmp_path / "none" / "result.json").read_text()
+    assert json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
 def test_a_run_that_diverges_stops_with_its_last_checkpoint(base, small, tmp_path) -> None:
+    """The warm-up's first step has rate 0; all others overflow. What is saved is from before them, and is finite."""
     wild = config.Optimizer(learning_rate=1e30, clip_norm=0)
-    chosen = experiment(base, tmp_path, small, stage="full", optimizer=wild, steps=20, max_nonfinite=3)
-    with pytest.raises(guard.Diverged, match="3 steps in a row"):
+    chosen = {"stage": "full", "steps": 20, "max_nonfinite": 3, "checkpoint": config.Checkpoint(every=1, keep=1)}
+    with pytest.raises(guard.Diverged, match=r"step 4: .* 3 steps in a row.* another output"):
+        loop.run(experiment(base, tmp_path / "wild", small, optimizer=wild, **chosen))
+    saved = tmp_path / "wild" / "checkpoints"
+    assert [path.name for path in saved.glob("commits/*.json")] == ["1.json"]
+    # As the message says: a lower rate is refused here and taken elsewhere.
+    tame = {"optimizer": config.Optimizer(learning_rate=1e-3), **chosen}
+    with pytest.raises(ValueError, match=r"another run: settings\.optimizer"):
+        loop.run(experiment(base, tmp_path / "wild", small, **tame))
+    assert np.isfinite(loop.run(experiment(base, tmp_path / "tame", small, **{**tame, "steps": 2}))["loss"])
+
+
+def test_a_signal_amid_steps_that_are_not_finite_spares_the_state_before_them(base, small, tmp_path, monkeypatch) -> None:
+    wild = config.Optimizer(learning_rate=1e30, clip_norm=0)
+    chosen = experiment(base, tmp_path, small, stage="full", optimizer=wild, steps=20, checkpoint=config.Checkpoint(every=1, keep=1))
+    monkeypatch.setattr(guard.Signals, "stop_at", lambda signals, step: step == 4)
+    with pytest.raises(guard.Interrupted):
         loop.run(chosen)
-    assert list(tmp_path.glob("checkpoints/commits/*.json"))
+    assert {path.name for path in tmp_path.glob("checkpoints/commits/*.json")} == {"1.json", "4.json"}
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,18 @@ def test_pauses_do_not_count(clock) -> None:
     assert paces[1].tokens_per_second == 20.0 and paces[1].flops_per_second == 20e6 and paces[1].utilisation is None
 
 
+def test_an_open_stretch_is_logged_before_a_save_and_counts_once(clock) -> None:
+    heard = Heard()
+    chosen = make(heard, every=4, last=6)
+    for step in range(1, 7):
+        clock[0] += 3.0
+        chosen.add(step, metrics(float(step)))
+        if step in (3, 4):
+            chosen.settle()
+    chosen.flush()
+    assert [(step, figures["loss"], pace.seconds) for step, figures, pace in heard.steps_] == [(3, 2.0, 9.0), (4, 4.0, 3.0), (6, 5.5, 6.0)]
+
+
 def test_a_loss_that_is_not_finite_stays_out_of_the_mean() -> None:
     heard = Heard()
     chosen = make(heard, every=2, last=2)
@@ -79,3 +91,11 @@ def test_too_many_of_them_stop_the_run() -> None:
     chosen.add(1, metrics(1.0, streak=2))
     with pytest.raises(guard.Diverged):
         chosen.add(2, metrics(1.0))
+
+
+def test_the_streak_is_that_of_the_last_step_looked_at() -> None:
+    chosen = make(Heard())
+    for step, streak in enumerate((0, 1, 0), start=1):
+        chosen.add(step, metrics(1.0, streak=streak))
+        chosen.flush()
+        assert chosen.streak == streak

@@ -254,6 +254,18 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted() -> None:
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.trainable), single("embeddings")[0].trainable)
 
 
+def test_an_update_that_is_not_finite_changes_nothing() -> None:
+    """Loss and gradient are fine; the learning rate alone makes the new weights infinite."""
+    _, _, start, frozen, _ = chosen = program("embeddings")
+    rules = stages.plan(config.Stage("embeddings"), weights("embeddings")).trainable
+    rate = optimizer.schedule(config.Schedule(kind="constant", warmup_steps=0), peak=1e30, steps=10)
+    recipe = chosen.recipe._replace(tx=optimizer.make(config.Optimizer(), rate, rules), rate=rate)
+    before = jax.device_get(start())
+    after, metrics = jax.jit(step_lib.train(recipe))(before, frozen, make_batch())
+    assert np.isfinite(metrics.loss) and np.isfinite(metrics.grad_norm) and int(metrics.streak) == 1
+    jax.tree.map(np.testing.assert_array_equal, (before.trainable, before.opt_state), jax.device_get((after.trainable, after.opt_state)))
+
+
 def test_dropout_depends_on_seed_and_step_only() -> None:
     first, again = run("pretrain_lora", dropout=0.5), run("pretrain_lora", dropout=0.5)
     jax.tree.map(np.testing.assert_array_equal, first[0], again[0])

@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,11 @@ class Checkpoints:
             folder.mkdir(parents=True, exist_ok=True)
         self._sweep()
         self._manager = _manager(self._steps)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the run's identity: what it leaves behind carries it."""
+        return _digest(self._identity)
 
     def committed(self) -> list[int]:
         """Steps that have a manifest, oldest first."""
@@ -113,14 +118,14 @@ class Checkpoints:
         values = tree.flatten(self._manager.restore(step, args=target)["state"])
         return state_lib.from_leaves(like, {name: values[name] for name in abstract})
 
-    def save(self, step: int, state: state_lib.State, record: Mapping[str, Any], *, best: int | None = None) -> None:
+    def save(self, step: int, state: state_lib.State, record: Mapping[str, Any], *, spared: Collection[int] = ()) -> None:
         """Begins to save a step; a step that is committed already is left as it is.
 
         Args:
           step: batches consumed.
           state: copied before this returns, so it may be donated afterwards.
           record: JSON to give back on restore.
-          best: a step that is kept beside the newest ones.
+          spared: steps that are kept beside the newest ones.
 
         Raises:
           OSError: the step saved before could not be committed.
@@ -134,7 +139,7 @@ class Checkpoints:
             raise OSError(f"Orbax refused to save step {step} under {self._steps}, which holds steps {self._manager.all_steps()}")
         manifest = {"format": FORMAT, "step": step, "identity": self._identity, "leaves": _describe(state), "record": dict(record)}
         if jax.process_index() == 0:
-            self._thread = threading.Thread(target=self._commit, args=(step, manifest, best), name=f"commit {step}")
+            self._thread = threading.Thread(target=self._commit, args=(step, manifest, spared), name=f"commit {step}")
             self._thread.start()
 
     def close(self) -> None:
@@ -161,7 +166,7 @@ class Checkpoints:
             failure, self._failure = self._failure, None
             raise OSError(f"a checkpoint could not be saved under {self._steps}: {failure}") from failure
 
-    def _commit(self, step: int, manifest: dict[str, Any], best: int | None) -> None:
+    def _commit(self, step: int, manifest: dict[str, Any], spared: Collection[int]) -> None:
         """Runs on a thread: waits for Orbax, proves what lies on the disk, and only then says so."""
         try:
             self._manager.wait_until_finished()
@@ -173,7 +178,7 @@ class Checkpoints:
             manifest["versions"] = {"zhllama_jax": zhllama_jax.__version__, "jax": jax.__version__, "orbax": ocp.__version__}
             files.write_json(self._commits / f"{step}.json", {**manifest, "digest": _digest(manifest)})
             for old in self.committed()[: -self._keep]:
-                if old != best:
+                if old not in spared:
                     self._remove(old)
         except BaseException as error:
             self._failure = error
@@ -262,9 +267,9 @@ def _check_leaves(step: int, found: Mapping[str, Any], expected: Mapping[str, An
         raise ValueError(f"the checkpoint of step {step} does not fit this model and stage: {'; '.join(differences)}")
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest without its digest."""
-    rest = {key: value for key, value in manifest.items() if key != "digest"}
+def _digest(contents: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON, of a manifest without its own digest."""
+    rest = {key: value for key, value in contents.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 

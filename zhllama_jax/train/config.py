@@ -208,7 +208,7 @@ class Experiment:
       mesh: devices along each axis.
       log_every: steps between two lines of the log.
       tensorboard: whether to write TensorBoard events beside the JSONL.
-      max_nonfinite: steps in a row whose loss or gradient may be not finite (they change nothing) before the run stops.
+      max_nonfinite: steps in a row whose loss, gradient or update may be not finite (they change nothing) before the run stops.
     """
 
     model: str | NewModel
@@ -335,5 +335,7 @@ class Experiment:
         return {
             **settings,
             "separate": self.data.separate,
+            # Where the best step is written, what is scored and when decides the weights.
+            "validation": dataclasses.asdict(self.validation) if self.validation.keep == "best" else {"keep": self.validation.keep},
             "init": dataclasses.asdict(self.model.init) if isinstance(self.model, NewModel) else None,
         }

@@ -18,7 +18,7 @@ EXIT_CODE = 75
 
 
 class Diverged(ValueError):
-    """Loss or gradients were not finite for too many steps in a row."""
+    """Loss, gradients or updates were not finite for too many steps in a row."""
 
 
 class Interrupted(SystemExit):
@@ -44,7 +44,7 @@ def lock(directory: Path) -> Iterator[None]:
         except OSError:
             stream.seek(0)
             holder = stream.read().strip() or "another process"
-            raise ValueError(f"{directory} is in use by {holder}: two trainers on one directory would spoil it") from None
+            raise ValueError(f"{directory} is in use by {holder}: two runs in one directory would spoil it") from None
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
@@ -105,6 +105,7 @@ def check_finite(streak: int, *, step: int, limit: int) -> None:
     """
     if streak >= limit:
         raise Diverged(
-            f"step {step}: loss or gradient was not finite for {streak} steps in a row; their updates were left out. "
-            "Lower optimizer.learning_rate or look at the data of these steps; the last checkpoint is sound"
+            f"step {step}: loss, gradient or update was not finite for {streak} steps in a row; their updates were left out. "
+            "Look at the data of these steps, or begin anew with a lower optimizer.learning_rate: `zhllama train` wants another output "
+            "for that, since the checkpoints here, the newest from before these steps, go on with the present rate only"
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ class Sizes(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The step with the lowest held-out loss so far; None before the first scoring."""
+    """The step with the lowest finite held-out loss so far; None before there was one."""
 
     step: int | None = None
     loss: float | None = None
@@ -108,10 +109,12 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
         best = Best()
         if restored is not None:
             state, best = restored.state, Best(*restored.record["best"])
-            done = int(state.step) == sizes.steps and (output / takeover.RESULT).is_file()
-            journal.say(f"{output} is finished" if done else f"goes on after step {int(state.step):,} of {sizes.steps:,}")
-            if done:
-                return files.read_json(output / takeover.RESULT, what="the result of a run")
+            result = takeover.finished(output, run=saved.digest) if int(state.step) == sizes.steps else None
+            journal.say(f"{output} is finished" if result else f"goes on after step {int(state.step):,} of {sizes.steps:,}")
+            if result is not None:
+                return result
+        elif jax.process_index() == 0:
+            (output / takeover.RESULT).unlink(missing_ok=True)  # of a former run, whose checkpoints are gone
 
         chunk = experiment.loss_chunk * mesh_lib.batch_shards(mesh)
         files.atomic_write(output / CONFIG, experiment.to_yaml())
@@ -122,10 +125,13 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
         state, best = _train(scene, state, best)
 
         # What was learnt, in the form that the next stage takes.
-        if experiment.validation.keep == "best" and best.step not in (None, sizes.steps):
-            state = saved.read(best.step, state)
+        if experiment.validation.keep == "best":
+            if best.step is None:
+                journal.say("no held-out loss was finite: the last step is written")
+            elif best.step != sizes.steps:
+                state = saved.read(best.step, state)
         learnt = {"trainable": table.trainable, "parameters": table.total, "percent": round(table.percent, 4)}
-        figures = {**log.summary(output), **learnt, "validation_best": best._asdict() if best.step else None}
+        figures = {**log.summary(output), **learnt, "validation_best": best._asdict() if best.step else None, "run": saved.digest}
         result = takeover.finish(
             experiment, start, jax.device_get(state.trainable), prompt=data.prompt, step=_entry(experiment, sizes), figures=figures
         )
@@ -153,21 +159,32 @@ def _train(scene: Scene, state: state_lib.State, best: Best) -> tuple[state_lib.
                 with meter.paused():
                     scores = score(state.trainable)
                     loss = feed.together(list(scores.values()))
-                    improved = best.loss is None or loss < best.loss
+                    improved = math.isfinite(loss) and (best.loss is None or loss < best.loss)
                     best = Best(step, loss) if improved else best
                     scene.journal.validation(step, {name: score._asdict() for name, score in scores.items()}, best=improved)
 
             stopping = signals.stop_at(step)
-            keeps_best = experiment.validation.keep == "best" and best.step == step
-            if stopping or keeps_best or _is_due(step, experiment.checkpoint.every, steps):
+            must_save = stopping or step == steps or (experiment.validation.keep == "best" and best.step == step)
+            if must_save or _is_due(step, experiment.checkpoint.every, steps):
                 with meter.paused():
-                    scene.saved.save(step, state, {"best": best}, best=best.step if experiment.validation.keep == "best" else None)
+                    meter.settle()
+                    if must_save or not meter.streak:
+                        _save(scene, step, state, best, doubtful=meter.streak > 0)
             if stopping and step < steps:
                 scene.saved.wait()
                 scene.journal.say(f"{signals.received} received: saved after step {step:,}; the same command goes on from there")
                 raise guard.Interrupted
         meter.flush()
     return state, best
+
+
+def _save(scene: Scene, step: int, state: state_lib.State, best: Best, *, doubtful: bool) -> None:
+    """Saves a step; a doubtful one, after steps that were not finite, does not push out those from before them."""
+    spared = {best.step} if scene.experiment.validation.keep == "best" and best.step is not None else set()
+    if doubtful:
+        scene.saved.wait()
+        spared |= set(scene.saved.committed())
+    scene.saved.save(step, state, {"best": best}, spared=spared)
 
 
 def _is_due(step: int, every: int, last: int) -> bool:

@@ -31,6 +31,7 @@ class Meter:
         self._peak = None if peak is None else peak * jax.device_count()
         self._pending: tuple[int, step_lib.Metrics] | None = None
         self._stretch: list[dict[str, float]] = []
+        self._step, self._streak = 0, 0
         self._since, self._paused = time.monotonic(), 0.0
 
     def add(self, step: int, metrics: step_lib.Metrics) -> None:
@@ -49,10 +50,23 @@ class Meter:
         step, metrics = self._pending
         self._pending = None
         found = {name: float(value) for name, value in jax.device_get(metrics)._asdict().items()}
-        guard.check_finite(int(found["streak"]), step=step, limit=self._limit)
+        self._streak = int(found["streak"])
+        guard.check_finite(self._streak, step=step, limit=self._limit)
         self._stretch.append(found)
+        self._step = step
         if step % self._every == 0 or step == self._last:
             self._log(step)
+
+    @property
+    def streak(self) -> int:
+        """Updates left out in a row, up to the last step that was looked at."""
+        return self._streak
+
+    def settle(self) -> None:
+        """Logs the stretch as far as it has come: whoever goes on from a state saved now begins a new one."""
+        self.flush()
+        if self._stretch:
+            self._log(self._step)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ class State(NamedTuple):
       step: batches consumed, int32; the data position, since a batch is a function of (seed, step).
       trainable: the leaves that learn, float32, with the collections on top.
       opt_state: the optax chain's state over them.
-      skipped: steps whose update was left out because loss or gradient was not finite, int32.
+      skipped: steps whose update was left out because loss, gradient or the update itself was not finite, int32.
       streak: such steps in a row up to now, int32.
     """
 

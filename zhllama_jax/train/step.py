@@ -80,8 +80,9 @@ def train(recipe: Recipe) -> Step:
         key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
         loss, gradients = _gradients(recipe, state.trainable, frozen, batch, weight_ABT, key)
         grad_norm = optimizer.global_norm(gradients)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = recipe.tx.update(gradients, state.opt_state, state.trainable)
+        # The update too: a rate that is far too high makes weights of finite gradients infinite, and no later step would mend them.
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optimizer.global_norm(updates))
         trainable = optax.apply_updates(state.trainable, updates)
         select = functools.partial(jnp.where, finite)
         bad = (~finite).astype(jnp.int32)
