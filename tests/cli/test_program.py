@@ -113,11 +113,38 @@ def test_debug_lets_the_error_through(monkeypatch: pytest.MonkeyPatch) -> None:
         answer(fail, monkeypatch, debug=True)
 
 
-def test_our_own_mistakes_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating\n 34359738368 bytes."), MemoryError("Unable to allocate 8 GiB")]
+)
+def test_used_up_memory_is_one_line_that_helps(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail() -> None:
-        raise KeyError("inside")
+        raise error
 
-    with pytest.raises(KeyError):
+    assert answer(fail, monkeypatch) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("zhllama: error: not enough memory (") and shown.count("\n") == 1
+    assert " ".join(str(error).split()) in shown and "micro_batch" in shown
+
+
+@pytest.mark.parametrize(("code", "status", "err"), [("it ends here", 1, "zhllama: error: it ends here\n"), (None, 0, ""), (75, 75, "")])
+def test_an_exit_keeps_its_status_and_its_words(
+    code: str | int | None, status: int, err: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave() -> None:
+        raise SystemExit(code)
+
+    assert answer(leave, monkeypatch) == status
+    assert capsys.readouterr() == ("", err)
+
+
+@pytest.mark.parametrize("kind", [KeyError, RuntimeError])
+def test_our_own_mistakes_are_not_hidden(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise kind("inside")
+
+    with pytest.raises(kind):
         answer(fail, monkeypatch)
 
 

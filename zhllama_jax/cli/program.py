@@ -33,6 +33,14 @@ from zhllama_jax.cli import (
     verify,
 )
 
+EXHAUSTED = "RESOURCE_EXHAUSTED"
+"""What XLA's RuntimeErrors say when a device's memory is used up."""
+
+LESS_MEMORY = (
+    "when training, a smaller micro_batch, remat: full, a smaller loss_chunk or shorter rows need less; "
+    "elsewhere a smaller batch_size, a shorter length or context, or dtype bfloat16"
+)
+
 VERBS: Mapping[str, Callable[..., None]] = {
     "demo": demo.run,
     "adapt": adapt.run,
@@ -64,7 +72,9 @@ def run(words: Sequence[str]) -> int:
         try:
             return _run(words)
         except SystemExit as stop:
-            return stop.code if isinstance(stop.code, int) else 0
+            if isinstance(stop.code, str):
+                terminal.say(f"zhllama: error: {stop.code}")
+            return 1 if isinstance(stop.code, str) else stop.code or 0
         except KeyboardInterrupt:
             terminal.say("zhllama: interrupted")
             return 130
@@ -77,6 +87,11 @@ def run(words: Sequence[str]) -> int:
                 raise
             terminal.say(f"zhllama: error: {sentence(error)}")
             return 2 if isinstance(error, schema.UsageError) else 1
+        except (MemoryError, RuntimeError) as error:
+            if debug or not (isinstance(error, MemoryError) or EXHAUSTED in str(error)):
+                raise
+            terminal.say(f"zhllama: error: not enough memory ({sentence(error)[:200]}): {LESS_MEMORY}")
+            return 1
 
 
 def _run(words: list[str]) -> int:

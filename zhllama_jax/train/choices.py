@@ -1,6 +1,7 @@
 """What a stage trains and how it steps: the dataclasses that `stages` and `optimizer` read. No JAX here."""
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Literal
 
@@ -27,10 +28,10 @@ class Rule:
 
     def __post_init__(self) -> None:
         problems = []
-        if not self.lr_scale > 0:
-            problems.append(f"lr_scale must be above 0, got {self.lr_scale}; to freeze weights write train: false")
-        if self.weight_decay is not None and not self.weight_decay >= 0:
-            problems.append(f"weight_decay must be at least 0, got {self.weight_decay}")
+        if not 0 < self.lr_scale < math.inf:
+            problems.append(f"lr_scale must be above 0 and finite, got {self.lr_scale}; to freeze weights write train: false")
+        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
+            problems.append(f"weight_decay must be at least 0 and finite, got {self.weight_decay}")
         refuse(f"rule {self.pattern!r}", problems)
 
 
@@ -161,13 +162,15 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name} must be above 0, got {getattr(self, name)}" for name in ("learning_rate", "eps") if not getattr(self, name) > 0
+            f"{name} must be above 0 and finite, got {getattr(self, name)}"
+            for name in ("learning_rate", "eps")
+            if not 0 < getattr(self, name) < math.inf
         ]
         problems += [f"{name} must lie in [0, 1), got {getattr(self, name)}" for name in ("b1", "b2") if not 0 <= getattr(self, name) < 1]
         problems += [
-            f"{name} must be at least 0, got {getattr(self, name)}"
+            f"{name} must be at least 0 and finite, got {getattr(self, name)}"
             for name in ("weight_decay", "clip_norm")
-            if not getattr(self, name) >= 0
+            if not 0 <= getattr(self, name) < math.inf
         ]
         refuse("optimizer", problems)
 

@@ -35,6 +35,9 @@ __all__ = [
 
 Takeover = Literal["fresh", "continue", "extend", "fold"]
 
+SEEDS = 2**32
+"""JAX's keys take 32 bits of a seed."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Dimensions:
@@ -246,8 +249,12 @@ class Experiment:
     def _problems(self) -> list[str]:
         above_zero = ("global_batch", "micro_batch", "steps", "epochs", "tokens", "unroll", "loss_chunk", "log_every", "max_nonfinite")
         problems = [
-            f"{name} must be above 0, got {value}" for name in above_zero if (value := getattr(self, name)) is not None and not value > 0
+            f"{name} must be above 0{' and finite' if value == math.inf else ''}, got {value}"
+            for name in above_zero
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf
         ]
+        if not 0 <= self.seed < SEEDS:
+            problems.append(f"seed must lie in 0 … {SEEDS - 1}, got {self.seed}")
         lengths = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
         if len(lengths) != 1:
             problems.append(f"name exactly one of steps, epochs and tokens, got {', '.join(lengths) or 'none'}")
