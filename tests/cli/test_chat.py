@@ -48,6 +48,17 @@ def test_the_oldest_turn_goes_first_when_the_context_is_full(
     assert "the oldest turn no longer fits" in capsys.readouterr().err
 
 
+def test_a_line_that_is_too_long_ends_nothing(
+    tuned_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said, no turn is forgotten for it, and the next question is answered."""
+    assert talk(tuned_model, f"Hello\n{'long ' * 400}\nAgain\n", monkeypatch) == 0
+    first = answer(tuned_model, "Hello", [])
+    out, err = capsys.readouterr()
+    assert out == f"{first}\n{answer(tuned_model, 'Again', [('Hello', first)])}\n"
+    assert "leave no room in the context of 256" in err and "forgotten" not in err and "error" not in err
+
+
 def test_a_base_model_is_refused(base_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert talk(base_model, "Hello\n", monkeypatch) == 1
     assert "was not tuned on instructions" in capsys.readouterr().err

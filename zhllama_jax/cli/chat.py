@@ -50,6 +50,8 @@ def run(
             terminal.say("(the conversation is forgotten)")
             continue
         prompt = _fit(loaded, question, history, template, generation)
+        if prompt is None:
+            continue
         answer = ""
         for piece in stream.stream(
             loaded.config, loaded.weights, loaded.tokenizer, prompt, sampling=sampling, generation=generation, options=loaded.options
@@ -76,11 +78,20 @@ def _ask() -> str | None:
 
 def _fit(
     loaded: ready.Ready, question: str, history: list[tuple[str, str]], template: str, generation: "decode_config.Generation"
-) -> list[int]:
-    """The prompt's ids, with room for an answer; the oldest turns are taken off `history` until it fits."""
-    from zhllama_jax.data import chat
+) -> list[int] | None:
+    """The prompt's ids, with room for an answer; the oldest turns are taken off `history` until it fits.
 
-    room = min(generation.context, loaded.config.max_position_embeddings) - generation.max_new_tokens
+    None, and a word about it, if the question fills the context by itself.
+    """
+    from zhllama_jax.data import chat
+    from zhllama_jax.decode import generate
+
+    context = generate.context_of(loaded.config, generation)
+    alone = len(chat.render_prompt(loaded.tokenizer, question, template=template, boundary=loaded.boundary))
+    if alone >= context:
+        terminal.say(f"(this line has {alone:,} tokens, which leave no room in the context of {context:,}: ask something shorter)")
+        return None
+    room = context - generation.max_new_tokens
     while True:
         ids = chat.render_prompt(loaded.tokenizer, question, template=template, boundary=loaded.boundary, history=history)
         if not history or len(ids) <= room:
