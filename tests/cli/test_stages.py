@@ -6,6 +6,7 @@ import pytest
 
 from zhllama_jax.cli import program
 from zhllama_jax.convert import llama_hf
+from zhllama_jax.tokenizer import processor
 
 
 def last_line(words: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -83,6 +84,17 @@ def test_a_pipeline_shows_all_its_trainings(tmp_path: Path, capsys: pytest.Captu
     assert out.count("trainable ") >= 3
     assert "does not exist yet" in err
     assert out.strip().split("\n")[-1] == last_line("--size micro --vocab_size 1500 --rank 2", capsys)
+
+
+def test_a_pipelines_tokenizer_file_says_how_many_rows_its_base_has(
+    english_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "adapt.yaml"
+    made = "{texts: [english], vocab_size: 1000, model_type: bpe}"
+    config.write_text(PIPELINE.format(output=tmp_path / "run").replace(made, str(english_pieces)))
+    assert program.run(["stages", "--config", str(config)]) == 0
+    pieces = processor.Tokenizer.load(english_pieces).vocab_size
+    assert capsys.readouterr().out.startswith(f"start: {pieces:,} rows, ")
 
 
 def test_a_missing_model_of_a_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,6 @@ def _of_file(
     """Name, stage, adapters' shape and model of each training that a file describes."""
     from zhllama_jax.adapt import places
     from zhllama_jax.convert import llama_hf
-    from zhllama_jax.model import config as model_config
     from zhllama_jax.tokenizer import processor
 
     if isinstance(experiment, train_config.Experiment):
@@ -76,7 +75,12 @@ def _of_file(
         return
     base = experiment.base
     if base.training is not None and base.init is not None:
-        pieces = base.tokenizer.vocab_size if isinstance(base.tokenizer, adapt_config.NewVocabulary) else model_config.LLAMA_VOCAB_SIZE
+        new = base.tokenizer
+        pieces = (
+            new.vocab_size
+            if isinstance(new, adapt_config.NewVocabulary)
+            else processor.Tokenizer.load(places.old_tokenizer(experiment)).vocab_size
+        )
         config = base.init.llama(vocab_size=pieces)
         yield base.training.name, base.training.stage, base.training.lora, config
     else:
