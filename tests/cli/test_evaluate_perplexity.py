@@ -50,6 +50,23 @@ def test_a_missing_file_stops_before_the_model_is_read(capsys: pytest.CaptureFix
     assert "missing.txt names no" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--length", "0", "length must be at least 2 tokens, got 0"),
+        ("--length", "-5", "length must be at least 2 tokens, got -5"),
+        ("--batch_size", "0", "batch_size must be at least 1 window, got 0"),
+        ("--max_documents", "0", "max_documents must be at least 1, got 0"),
+        ("--max_documents", "-1", "max_documents must be at least 1, got -1"),
+    ],
+)
+def test_numbers_out_of_range_stop_before_the_model_is_read(
+    flag: str, value: str, message: str, texts: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(Path("nowhere"), "--text", str(texts[0]), flag, value) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_a_malformed_row_is_named_with_its_line(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "good"}\n{"txt": "bad"}\n')

@@ -41,6 +41,9 @@ def run(
     from zhllama_jax.data import documents as documents_lib
     from zhllama_jax.eval import likelihood
 
+    likelihood.check_windows(length=length, batch=batch_size)
+    if max_documents is not None and max_documents < 1:
+        raise ValueError(f"max_documents must be at least 1, got {max_documents}")
     named = texts.named(text)
     for paths in named.values():
         documents_lib.expand(paths)

@@ -108,9 +108,10 @@ def score(
       progress: called with the number of texts done.
 
     Raises:
-      ValueError: the tokenizer does not fit the model, or there is no text.
+      ValueError: the tokenizer does not fit the model, there is no text, or see `check_windows`.
     """
     fits(tokenizer, config)
+    check_windows(length=length, batch=batch)
     length = min(length or config.max_position_embeddings, config.max_position_embeddings)
     kept = [text for text in texts if text]
     if not kept:
@@ -155,6 +156,14 @@ def fits(tokenizer: processor.Tokenizer, config: config_lib.LlamaConfig) -> None
             f"the tokenizer has {tokenizer.vocab_size:,} pieces but the model {config.vocab_size:,} rows: "
             "use the tokenizer of the model's own directory, or grow the model with `zhllama resize`"
         )
+
+
+def check_windows(*, length: int | None, batch: int) -> None:
+    """Refuses windows that hold nothing to condition on: of one token, each would be predicted from the one before alone."""
+    if length is not None and length < 2:
+        raise ValueError(f"length must be at least 2 tokens, got {length}: half a window is what each token is read after")
+    if batch < 1:
+        raise ValueError(f"batch_size must be at least 1 window, got {batch}")
 
 
 @functools.partial(jax.jit, static_argnames=("config", "options"))
