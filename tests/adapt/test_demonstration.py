@@ -41,5 +41,5 @@ def test_rows_speed_and_exam_fit_the_model(recipe: config_lib.Adapt) -> None:
 
 
 def test_samples_are_written_in_the_world_s_characters(recipe: config_lib.Adapt) -> None:
-    known = set("".join(texts.learned(recipe.texts["chinese"]))) | {"\n"}
+    known = set("".join(texts.learned(recipe.texts, "chinese"))) | {"\n"}
     assert all(set(sample) <= known for sample in recipe.evaluation.samples)

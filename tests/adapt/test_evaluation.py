@@ -27,7 +27,7 @@ def test_all_points_score_the_same_characters_of_held_out_text_only(done: Any) -
     assert list(evaluation.held_out(done.config)) == ["english", "chinese"]
     for name, held_out in evaluation.held_out(done.config).items():
         assert sum(map(len, held_out)) == done.config.evaluation.max_characters
-        learned = set(texts.learned(done.config.texts[name]))
+        learned = set(texts.learned(done.config.texts, name))
         assert not learned & set(texts.held_out(done.config.texts[name]))
         for point in ("english", "resized", "embeddings", "pretrain", "tune", "baseline"):
             assert done.before[f"measure_{point}"]["texts"][name]["characters"] == sum(map(len, held_out))
@@ -71,7 +71,7 @@ def test_named_texts_alone_are_scored(recipe: config_lib.Adapt) -> None:
 
 
 def test_the_ngram_is_fitted_on_what_the_adaptation_learns(done: Any) -> None:
-    fitted = ngram.fit(list(texts.learned(done.config.texts["chinese"])), order=5)
+    fitted = ngram.fit(list(texts.learned(done.config.texts, "chinese")), order=5)
     held_out = evaluation.held_out(done.config)["chinese"]
     assert done.before["ngram"]["texts"] == {"chinese": pytest.approx(fitted.bits_per_character(held_out))}
     assert done.before["ngram"]["fitted_on"] == evaluation.adaptation_texts(done.config) == ["chinese"]

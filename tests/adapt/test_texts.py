@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,14 +40,14 @@ def instructions(tmp_path: Path) -> str:
 @pytest.mark.parametrize("salt", ["", "other"])
 def test_a_share_is_held_out_and_the_rest_is_learned(corpus: str, salt: str) -> None:
     text = data_config.TextData(files=(corpus,), held_out=0.2, salt=salt)
-    learned, held_out = list(texts.learned(text)), texts.held_out(text)
+    learned, held_out = list(texts.learned({"text": text}, "text")), texts.held_out(text)
     assert sorted(learned + held_out) == sorted(DOCUMENTS)
     assert 20 <= len(held_out) <= 60
 
 
 def test_documents_for_validation_are_not_learned_though_they_stand_in_the_files(corpus: str, others: str) -> None:
     text = data_config.TextData(files=(corpus,), validation_files=(others,))
-    assert list(texts.learned(text)) == DOCUMENTS[:50] + DOCUMENTS[60:]
+    assert list(texts.learned({"text": text}, "text")) == DOCUMENTS[:50] + DOCUMENTS[60:]
     assert texts.held_out(text) == [*DOCUMENTS[50:60], "Something else.", "And more."]
 
 
@@ -58,7 +59,7 @@ def test_the_packed_rows_split_alike(
     split = {"validation_files": (others,)} if apart else {"held_out": 0.2}
     text = data_config.TextData(files=(corpus,), length=64, deduplicate=deduplicate, **split)
     built = build.text(text, processor.Tokenizer.load(english_pieces), tmp_path / "store").metadata["splits"]
-    for name, expected in (("train", list(texts.learned(text))), ("validation", texts.held_out(text))):
+    for name, expected in (("train", list(texts.learned({"text": text}, "text"))), ("validation", texts.held_out(text))):
         assert (built[name]["documents"], built[name]["characters"]) == (len(expected), sum(map(len, expected)))
 
 
@@ -91,3 +92,38 @@ def test_held_out_rows_are_those_that_are_not_packed(instructions: str, english_
 def test_rows_apart_are_all_held_out_and_none_without_a_share(instructions: str) -> None:
     assert len(texts.held_out_rows(data_config.SftData(files=("none.jsonl",), validation_files=(instructions,)))) == 200
     assert texts.held_out_rows(data_config.SftData(files=(instructions,))) == []
+
+
+def test_what_one_text_holds_out_is_learned_from_none(corpus: str, others: str, english_pieces: Path, tmp_path: Path) -> None:
+    """The same documents under two names: with a large share, with none, and as another text's validation files."""
+    named = {
+        "much": data_config.TextData(files=(corpus,), held_out=0.3),
+        "none": data_config.TextData(files=(corpus,), length=64),
+        "apart": data_config.TextData(files=("unused.txt",), validation_files=(others,)),
+    }
+    held_out = {*texts.held_out(named["much"]), *texts.held_out(named["apart"])}
+    expected = [document for document in DOCUMENTS if document not in held_out]
+    assert 100 < len(expected) < 150
+    assert list(texts.learned(named, "much")) == list(texts.learned(named, "none")) == expected
+    tokenizer = processor.Tokenizer.load(english_pieces)
+    built = build.text(named["none"], tokenizer, tmp_path / "store", others=texts.others(named, "none"))
+    assert built.metadata["splits"]["train"]["documents"] == len(expected)
+    with pytest.raises(ValueError, match="holds data built from other"):
+        build.text(named["none"], tokenizer, tmp_path / "store")
+
+
+@pytest.mark.parametrize("split", [{"held_out": 0.2}, {"validation_files": ("others",)}])
+def test_reference_rows_split_by_the_same_lines(
+    corpus: str, others: str, english_pieces: Path, tmp_path: Path, split: dict[str, Any]
+) -> None:
+    """Lines of paragraphs, with a blank one between: no line that is scored is in the rows, though `documents` says blank_line."""
+    split = {"validation_files": (others,)} if "validation_files" in split else split
+    path = tmp_path / "lines.txt"
+    path.write_text("\n\n".join(f"{first}\n{second}" for first, second in zip(DOCUMENTS[::2], DOCUMENTS[1::2], strict=True)))
+    text = data_config.TextData(files=(str(path),), packing="reference", length=16, **split)
+    learned, held_out = list(texts.learned({"text": text}, "text")), texts.held_out(text)
+    assert not set(learned) & set(held_out)
+    assert {*learned, *held_out} >= set(DOCUMENTS)
+    built = build.text(text, processor.Tokenizer.load(english_pieces), tmp_path / "store").metadata["splits"]
+    for name, expected in (("train", learned), ("validation", held_out)):
+        assert built[name]["characters"] == sum(map(len, expected)) > 0

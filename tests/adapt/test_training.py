@@ -41,7 +41,7 @@ def test_no_held_out_sentence_is_in_the_rows(done: Any, rows: str, name: str) ->
     tokenizer = processor.Tokenizer.load(places.old_tokenizer(done.config) if rows == places.OLD else places.of(done.config, "tokenizer"))
     packed = sentences(decoded(places.rows(done.config, rows, name), tokenizer))
     text = done.config.texts[name]
-    learned, held_out = sentences(list(texts.learned(text))), sentences(texts.held_out(text))
+    learned, held_out = sentences(list(texts.learned(done.config.texts, name))), sentences(texts.held_out(text))
     assert len(learned & packed) > 0.4 * len(learned), "the others were cut where a row ends"
     assert len(held_out) > 60
     assert not held_out & packed

@@ -62,7 +62,7 @@ def character_ngram(config: config_lib.Adapt, folder: Path, before: Mapping[str,
     """An interpolated 5-gram model of characters, fitted on all of the text that the adaptation learns from."""
     del folder, before
     names = adaptation_texts(config)
-    fitted = ngram.fit([document for name in names for document in texts.learned(config.texts[name])], order=NGRAM_ORDER)
+    fitted = ngram.fit([document for name in names for document in texts.learned(config.texts, name)], order=NGRAM_ORDER)
     scores = {name: fitted.bits_per_character(held) for name, held in held_out(config).items() if name in names}
     return {"texts": scores, "fitted_on": names}
 

@@ -1,18 +1,22 @@
 """The named texts of a pipeline, split into what is learned from and what is held out, always in the same way."""
 
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from zhllama_jax.data import chat, documents
+from zhllama_jax.data import chat, documents, holdout
 from zhllama_jax.data import config as data_config
 
 
-def learned(text: data_config.TextData) -> Iterator[str]:
-    """The documents that may be learned from, each once: none that is held out, and none that stands in `validation_files` too."""
-    for document in _read(text, text.files, against=text.validation_files):
-        if not documents.is_held_out(document.text, text.held_out, text.salt):
+def learned(texts: Mapping[str, data_config.TextData], name: str) -> Iterator[str]:
+    """The documents of a named text that may be learned from: none that it or another of the texts holds out."""
+    for document in holdout.learned(texts[name], others=others(texts, name)):
+        if document.text.strip():
             yield document.text
+
+
+def others(texts: Mapping[str, data_config.TextData], name: str) -> list[data_config.TextData]:
+    """The other texts: a document that one of them holds out is learned from none."""
+    return [text for other, text in texts.items() if other != name]
 
 
 def held_out(text: data_config.TextData, *, max_characters: int | None = None) -> list[str]:
@@ -23,12 +27,13 @@ def held_out(text: data_config.TextData, *, max_characters: int | None = None) -
     """
     kept: list[str] = []
     room = max_characters
-    for document in _read(text, text.validation_files or text.files):
-        if text.validation_files or documents.is_held_out(document.text, text.held_out, text.salt):
-            kept.append(document.text if room is None else document.text[:room])
-            room = None if room is None else room - len(document.text)
-            if room is not None and room <= 0:
-                break
+    for document in holdout.held_out(text):
+        if not document.text.strip():
+            continue
+        kept.append(document.text if room is None else document.text[:room])
+        room = None if room is None else room - len(document.text)
+        if room is not None and room <= 0:
+            break
     if not kept:
         raise ValueError(f"{', '.join(text.files)}: nothing is held out; set held_out or validation_files")
     return kept
@@ -48,11 +53,3 @@ def held_out_rows(rows: data_config.SftData) -> list[chat.SftExample]:
         for row in chat.read_sft(path)
         if rows.validation_files or documents.is_held_out(row.question, rows.held_out, rows.salt)
     ]
-
-
-def _read(text: data_config.TextData, paths: Sequence[str], *, against: Sequence[str] = ()) -> Iterator[documents.Document]:
-    """The documents of some files, each once and none of `against`, as `data.build` reads them; all where duplicates are kept."""
-    tally = documents.Tally()
-    read = functools.partial(documents.read, field=text.field, documents=text.documents, on_error=text.on_error)
-    found = read(paths, tally=tally)
-    return documents.unique(found, tally, against=read(against)) if text.deduplicate else found

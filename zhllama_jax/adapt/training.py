@@ -8,7 +8,7 @@ from typing import Any
 
 from zhllama_jax import tree
 from zhllama_jax.adapt import config as config_lib
-from zhllama_jax.adapt import places
+from zhllama_jax.adapt import places, texts
 from zhllama_jax.convert import fold, llama_hf
 from zhllama_jax.data import build
 from zhllama_jax.data import config as data_config
@@ -61,7 +61,8 @@ def pack(config: config_lib.Adapt, tokenizer: str, name: str, folder: Path, befo
         assert config.instructions is not None, "Adapt checks that the name stands for something"
         built = build.sft(dataclasses.replace(config.instructions, length=config.sequence_length), model, folder, overwrite=True)
     else:
-        built = build.text(dataclasses.replace(config.texts[name], length=config.sequence_length), model, folder, overwrite=True)
+        data = dataclasses.replace(config.texts[name], length=config.sequence_length)
+        built = build.text(data, model, folder, others=texts.others(config.texts, name), overwrite=True)
     return {"rows": len(built.train), "splits": built.metadata["splits"]}
 
 

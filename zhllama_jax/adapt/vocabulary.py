@@ -18,7 +18,7 @@ def learn(config: config_lib.Adapt, new: config_lib.NewVocabulary, folder: Path,
     """Trains a SentencePiece model on the parts of the named texts that are not held out."""
     del before
     trained = train.from_texts(
-        (document for name in new.texts for document in texts.learned(config.texts[name])),
+        (document for name in new.texts for document in texts.learned(config.texts, name)),
         vocab_size=new.vocab_size,
         model_type=new.model_type,
         character_coverage=new.character_coverage,

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zhllama_jax import files
-from zhllama_jax.data import chat, config, documents, pack, store
+from zhllama_jax.data import chat, config, documents, holdout, pack, store
 from zhllama_jax.tokenizer import processor
 
-RECIPE = 2
+RECIPE = 3
 """Counts changes of this code that make other rows of the same inputs."""
 
 CHUNK_CHARACTERS = 1 << 20
@@ -51,10 +51,13 @@ def text(
     tokenizer: processor.Tokenizer,
     output: str | Path,
     *,
+    others: Sequence[config.TextData] = (),
     overwrite: bool = False,
     progress: Report | None = None,
 ) -> Built:
     """Builds the store of a pre-training corpus in the directory `output`, or opens it if it is there.
+
+    What one of `others`, the corpora that are used together with this one, holds out is not trained on.
 
     The metadata count, per split: documents, characters, bytes and tokens (without separators) that were packed, rows, and
     targets (predicted tokens); over the whole corpus: what was read and every fault, by kind.
@@ -65,11 +68,11 @@ def text(
     """
     inputs = documents.expand(data.files)
     validation = documents.expand(data.validation_files) if data.validation_files else []
-    metadata = _metadata("text", data, tokenizer, inputs, validation)
+    metadata = _metadata("text", data, tokenizer, inputs, validation, others)
     if (ready := _ready(output, metadata["key"], overwrite)) is not None:
         return ready
     splits: dict[str, Iterable[pack.Row]] = {
-        split: _text_rows(data, tokenizer, paths, split, validation if split == TRAIN else [], metadata, progress)
+        split: _text_rows(data, others, tokenizer, paths, split, metadata, progress)
         for split, paths in _split_files(data, inputs, validation)
     }
     return _write(output, splits, metadata, overwrite)
@@ -106,24 +109,37 @@ def sft(
     return _write(output, splits, metadata, overwrite)
 
 
-def key(kind: str, data: config.TextData | config.SftData, tokenizer: processor.Tokenizer, digests: Sequence[Sequence[str]]) -> str:
+def key(
+    kind: str,
+    data: config.TextData | config.SftData,
+    tokenizer: processor.Tokenizer,
+    digests: Sequence[Sequence[str]],
+    others: Sequence[config.TextData] = (),
+) -> str:
     """The name of a build: a digest over the recipe, the choices, the tokenizer and the contents (not the names) of the inputs."""
     choices = {name: value for name, value in dataclasses.asdict(data).items() if name not in ("files", "validation_files")}
+    choices["others"] = [[other.held_out, other.salt] for other in others]
     described = json.dumps([RECIPE, store.FORMAT, kind, choices, tokenizer.sha256, digests], sort_keys=True)
     return hashlib.sha256(described.encode("utf-8")).hexdigest()
 
 
 def _metadata(
-    kind: str, data: config.TextData | config.SftData, tokenizer: processor.Tokenizer, inputs: Sequence[Path], validation: Sequence[Path]
+    kind: str,
+    data: config.TextData | config.SftData,
+    tokenizer: processor.Tokenizer,
+    inputs: Sequence[Path],
+    validation: Sequence[Path],
+    others: Sequence[config.TextData] = (),
 ) -> dict[str, Any]:
+    apart = documents.expand([path for other in others for path in other.validation_files])
     sources = {
         name: [{"name": path.name, "bytes": path.stat().st_size, "sha256": files.sha256(path)} for path in paths]
-        for name, paths in (("files", inputs), ("validation_files", validation))
+        for name, paths in (("files", inputs), ("validation_files", validation), ("held_out_by_others", apart))
     }
     digests = [[str(source["sha256"]) for source in part] for part in sources.values()]
     return {
         "kind": kind,
-        "key": key(kind, data, tokenizer, digests),
+        "key": key(kind, data, tokenizer, digests, others),
         "tokenizer_sha256": tokenizer.sha256,
         "vocab_size": tokenizer.vocab_size,
         "length": data.length,
@@ -165,30 +181,17 @@ def _opened(output: str | Path, metadata: dict[str, Any], *, fresh: bool) -> Bui
 
 def _text_rows(
     data: config.TextData,
+    others: Sequence[config.TextData],
     tokenizer: processor.Tokenizer,
     paths: Sequence[Path],
     split: str,
-    against: Sequence[Path],
     metadata: dict[str, Any],
     progress: Report | None,
 ) -> Iterator[pack.Row]:
     """The rows of one split; its counts are in `metadata` when they are exhausted."""
     reference = data.packing == "reference"
     read, used = documents.Tally(), documents.Tally()
-    texts = documents.read(
-        paths,
-        field=data.field,
-        documents="line" if reference else data.documents,
-        on_error=data.on_error,
-        blanks=reference,
-        tally=read,
-    )
-    if data.deduplicate and not reference:
-        # A document of validation_files is none to train on.
-        apart = documents.read(against, field=data.field, documents=data.documents, on_error=data.on_error)
-        texts = documents.unique(texts, read, against=apart)
-    if data.held_out:
-        texts = (item for item in texts if documents.is_held_out(item.text, data.held_out, data.salt) == (split == VALIDATION))
+    texts = holdout.learned(data, others=others, tally=read) if split == TRAIN else holdout.held_out(data, tally=read)
     counts: Counter[str] = Counter()
 
     def tokenised() -> Iterator[list[int]]:

@@ -133,16 +133,24 @@ def read(
                 yield Document(text, str(path), number)
 
 
-def unique(documents: Iterable[Document], tally: Tally, *, against: Iterable[Document] = ()) -> Iterator[Document]:
-    """The documents whose exact text was not there before, nor in `against`; the others are counted as "duplicate"."""
-    seen = {_digest(document) for document in against}
+def unique(documents: Iterable[Document], tally: Tally, *, against: Iterable[Document] = (), repeats: bool = False) -> Iterator[Document]:
+    """The documents whose exact text was not there before, nor in `against`; the others are counted as "duplicate".
+
+    Args:
+      documents: what to choose from.
+      tally: counts what is left out.
+      against: documents to leave out; blank ones among them play no part.
+      repeats: leave out only those in `against`, not what was there before.
+    """
+    seen = {_digest(document) for document in against if document.text.strip()}
     for document in documents:
         digest = _digest(document)
         if digest in seen:
             tally.note("duplicate", document.source, document.line)
-        else:
+            continue
+        if not repeats:
             seen.add(digest)
-            yield document
+        yield document
 
 
 def is_held_out(text: str, fraction: float, salt: str = "") -> bool:
