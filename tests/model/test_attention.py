@@ -77,6 +77,16 @@ def test_scores_of_bfloat16_are_float32() -> None:
     np.testing.assert_allclose(y_BTNH[0, 0, 0, :2].astype(jnp.float32), [1 / (1 + np.e**0.25), 1 / (1 + np.e**-0.25)], rtol=2**-8)
 
 
+def test_queries_of_bfloat16_are_not_rounded_by_their_scale() -> None:
+    """With the heads of 128 that LLaMA has, 1/√H is no power of two: scaling bfloat16 queries would round every one."""
+    rng = np.random.default_rng(0)
+    q_BTNH, k_BSKH = (jnp.asarray(4 * rng.standard_normal(shape), jnp.bfloat16) for shape in ((1, 64, 1, 128), (1, 4, 1, 128)))
+    v_BSKH = jnp.eye(4, 128, dtype=jnp.float32)[None, :, None]
+    weight_TS = attend(q_BTNH, k_BSKH, v_BSKH, np.ones((1, 1, 4), bool))[0, :, 0, :4]
+    score_TS = np.asarray(q_BTNH, np.float64)[0, :, 0] @ np.asarray(k_BSKH, np.float64)[0, :, 0].T / np.sqrt(128)
+    np.testing.assert_allclose(weight_TS, np.stack([llama_numpy.softmax(score_S) for score_S in score_TS]), atol=1e-5)
+
+
 def test_causal_mask_is_the_lower_triangle() -> None:
     np.testing.assert_array_equal(attention.causal_mask(4), np.tril(np.ones((4, 4), bool))[None])
 

@@ -97,3 +97,19 @@ def test_every_name_makes_a_configuration_that_may_be_changed() -> None:
 @pytest.mark.parametrize(("rows", "padded"), [(1, 128), (127, 128), (128, 128), (129, 256), (32_000, 32_000), (17_953, 18_048)])
 def test_blocks_are_padded_to_multiples_of_128(rows: int, padded: int) -> None:
     assert config_lib.padded_rows(rows) == padded
+
+
+@pytest.mark.parametrize("split", [None, 60, 100])
+def test_blocks_map_every_id_to_one_row_and_back(split: int | None) -> None:
+    config = config_lib.LlamaConfig(**SMALL, base_vocab_size=split)
+    assert [block.name for block in config.blocks] == (["base", "extension"] if split == 60 else ["base"])
+    for id_ in range(100):
+        (block,) = [block for block in config.blocks if block.holds(id_)]
+        assert 0 <= id_ - block.first < block.rows
+    assert sum(block.rows for block in config.blocks) == 100
+    assert not any(block.holds(id_) for block in config.blocks for id_ in (-1, 100))
+
+
+def test_the_head_is_a_matrix_of_its_own_unless_tied() -> None:
+    assert config_lib.LlamaConfig(**SMALL).head_matrix == "lm_head"
+    assert config_lib.LlamaConfig(**SMALL, tie_word_embeddings=True).head_matrix == "embed_tokens"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.reference import llama_numpy
+from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import layers
 
 M, I, O, R = 5, 16, 24, 4
@@ -54,6 +55,10 @@ def test_dropout_zeroes_inputs_of_the_adapter_alone_and_scales_the_rest() -> Non
     np.testing.assert_array_equal(module.apply(weights, x_MI, deterministic=True), 9 * x_MI)
 
 
+def blocks(base_rows: int, extension_rows: int) -> tuple[config_lib.Block, ...]:
+    return config_lib.named("micro", vocab_size=base_rows + extension_rows, base_vocab_size=base_rows).blocks
+
+
 @pytest.mark.parametrize(("base_rows", "extension_rows"), [(200, 0), (128, 0), (200, 60), (128, 128)])
 def test_embed_looks_up_logical_ids_in_two_blocks(base_rows: int, extension_rows: int) -> None:
     logical_VD = normal(0, base_rows + extension_rows, 8)
@@ -62,7 +67,7 @@ def test_embed_looks_up_logical_ids_in_two_blocks(base_rows: int, extension_rows
     if extension_rows:
         params["extension"] = np.full((128, 8), np.nan, np.float32)
         params["extension"][:extension_rows] = logical_VD[base_rows:]
-    module = layers.Embed(base_rows, extension_rows, 8, jnp.float32)
+    module = layers.Embed(blocks(base_rows, extension_rows), 8, jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1,), jnp.int32))["params"]
     assert {name: leaf.shape for name, leaf in shapes.items()} == {name: leaf.shape for name, leaf in params.items()}
     tokens_M = jnp.arange(base_rows + extension_rows)
@@ -70,7 +75,7 @@ def test_embed_looks_up_logical_ids_in_two_blocks(base_rows: int, extension_rows
 
 
 def test_embed_sends_a_gradient_to_the_rows_of_the_tokens_only() -> None:
-    module = layers.Embed(200, 60, 8, jnp.float32)
+    module = layers.Embed(blocks(200, 60), 8, jnp.float32)
     tokens_M = jnp.array([3, 199, 200, 259, 3])
     params = module.init(jax.random.key(0), tokens_M)["params"]
     gradient = jax.grad(lambda params: module.apply({"params": params}, tokens_M).sum())(params)

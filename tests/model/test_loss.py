@@ -40,8 +40,22 @@ def test_value_and_gradients_are_those_of_the_formula(config, chunk) -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, theirs)
 
 
-def test_without_gradients_the_value_is_the_same() -> None:
-    params, *rest = case(CONFIG)
+@pytest.mark.parametrize(("length", "chunk"), [(13, 16), (13, 20), (7, 8), (3, 1)])
+def test_a_prime_length_is_filled_up_without_a_trace(length: int, chunk: int) -> None:
+    """Value and gradients of the formula, from pieces as large as the chunk allows."""
+    params, x_BTD, targets_BT, weight_BT = case(CONFIG, length=length)
+    ours = functools.partial(loss.next_token, CONFIG, chunk=chunk)
+    found = jax.value_and_grad(ours, argnums=(0, 1))(params, x_BTD, targets_BT, weight_BT)
+    expected = jax.value_and_grad(functools.partial(plain, CONFIG), argnums=(0, 1))(params, x_BTD, targets_BT, weight_BT)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), found, expected)
+    tokens = 4 * -(-length // loss._num_chunks(4, length, chunk))
+    logits = [shape for shape in shapes_of_dots(ours, params, x_BTD, targets_BT, weight_BT) if shape[-1] in (256, 128)]
+    assert logits and {shape[0] for shape in logits} == {tokens} and tokens <= max(chunk, 4)
+
+
+@pytest.mark.parametrize("length", [12, 13])
+def test_without_gradients_the_value_is_the_same(length: int) -> None:
+    params, *rest = case(CONFIG, length=length)
     np.testing.assert_allclose(loss.next_token(CONFIG, params, *rest, chunk=8), plain(CONFIG, params, *rest), rtol=1e-6)
 
 
@@ -117,7 +131,17 @@ def test_bfloat16_states_keep_a_float32_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "length", "chunk", "expected"), [(4, 12, 1000, 1), (4, 12, 24, 2), (4, 12, 20, 3), (4, 12, 1, 12), (4, 7, 8, 7)]
+    ("batch", "length", "chunk", "expected"),
+    [
+        (4, 12, 1000, 1),
+        (4, 12, 24, 2),
+        (4, 12, 20, 3),
+        (4, 12, 1, 12),
+        (4, 7, 8, 4),
+        (4, 509, 512, 4),
+        (32, 256, 512, 16),
+        (600, 5, 512, 5),
+    ],
 )
-def test_pieces_divide_the_length(batch, length, chunk, expected) -> None:
+def test_pieces_are_as_few_as_the_chunk_allows(batch, length, chunk, expected) -> None:
     assert loss._num_chunks(batch, length, chunk) == expected

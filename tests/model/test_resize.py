@@ -31,7 +31,7 @@ def test_every_old_row_and_every_other_weight_keeps_its_bits(name: str, dtype: t
     before = {path: bits(leaf) for path, leaf in tree.flatten(params).items()}
     grown, after = resize.grow(config, params, pieces=PIECES)
     assert grown == config.replace(vocab_size=config.vocab_size + 5, base_vocab_size=200)
-    matrices = [name for name in resize.MATRICES if name in params]
+    matrices = [name for name in config_lib.MATRICES if name in params]
     assert matrices == (["embed_tokens"] if config.tie_word_embeddings else ["embed_tokens", "lm_head"])
     for path, leaf in tree.flatten(after).items():
         assert leaf.dtype == dtype, path
@@ -70,7 +70,7 @@ def test_means_of_bfloat16_rows_are_taken_in_float32_over_logical_rows(init: str
 def test_normal_draws_small_rows_of_their_own_for_each_matrix() -> None:
     params = reference_weights.lively(PLAIN)
     grown, after = resize.grow(PLAIN, params, pieces=[[]] * 300, init="normal", key=jax.random.key(0))
-    new = {matrix: np.asarray(resize.rows(after[matrix], grown)[200:]) for matrix in resize.MATRICES}
+    new = {matrix: np.asarray(resize.rows(after[matrix], grown)[200:]) for matrix in config_lib.MATRICES}
     for rows_VD in new.values():
         assert rows_VD.shape == (300, 32)
         assert 0.019 < rows_VD.std() < 0.021 and abs(rows_VD.mean()) < 0.001
@@ -89,7 +89,7 @@ def test_growing_by_the_padding_piece_keeps_the_shape_and_the_rows() -> None:
     grown, after = resize.grow(EXTENDED, params, pieces=[[]], pad_token_id=260)
     assert (grown.vocab_size, grown.base_rows, grown.pad_token_id) == (261, 200, 260)
     assert tree.abstract(after) == tree.abstract(params)
-    for matrix in resize.MATRICES:
+    for matrix in config_lib.MATRICES:
         np.testing.assert_array_equal(after[matrix]["extension"][:60], params[matrix]["extension"][:60])
         assert np.any(after[matrix]["extension"][60]) and not np.any(after[matrix]["extension"][61:])
     seven_b = config_lib.named("7b", vocab_size=49_953, base_vocab_size=32_000)

@@ -119,7 +119,7 @@ def test_a_replaced_adapter_hands_its_rows_on(world, attention, tmp_path) -> Non
     factors = {"lora": {"layers": start.weights["lora"]["layers"]}}
     takeover.finish(chosen, takeover.trimmed(start), factors, prompt=None, step=STEP, figures={})
     former, written = peft.load(attention["adapters"][0]), peft.load(tmp_path / "adapter")
-    np.testing.assert_array_equal(written.rows["embed_tokens"].values_ND, former.rows["embed_tokens"].values_ND)
+    np.testing.assert_array_equal(written.rows["embed_tokens"].values_VD, former.rows["embed_tokens"].values_VD)
     np.testing.assert_array_equal(written.rows["embed_tokens"].ids, former.rows["embed_tokens"].ids)
     assert "lm_head" not in written.rows
 

@@ -220,7 +220,7 @@ def _with_rows(value_VD: np.ndarray, matrix: str, adapters: Sequence[peft.Adapte
         if matrix in adapter.rows:
             some = adapter.rows[matrix]
             value_VD = value_VD if value_VD.flags.writeable else value_VD.copy()
-            value_VD[some.ids] = llama_hf.cast(matrix, some.values_ND, value_VD.dtype)
+            value_VD[some.ids] = llama_hf.cast(matrix, some.values_VD, value_VD.dtype)
     return value_VD
 
 

@@ -119,8 +119,8 @@ def export(config: config_lib.LlamaConfig, params: Mapping[str, Any]) -> Iterato
     leaves = tree.flatten({"params": params})
     for tensor in tensors(config):
         if tensor.form == "rows":
-            logical = (("base", config.base_rows), ("extension", config.extension_rows))
-            yield tensor.name, np.concatenate([np.asarray(leaves[f"{tensor.path}/{name}"])[:rows] for name, rows in logical if rows])
+            parts = [np.asarray(leaves[f"{tensor.path}/{block.name}"])[: block.rows] for block in config.blocks]
+            yield tensor.name, np.concatenate(parts)
             continue
         leaf = leaves[tensor.path] if tensor.layer is None else leaves[tensor.path][tensor.layer]
         yield tensor.name, transposed(np.asarray(leaf)) if tensor.form == "kernel" else np.asarray(leaf)

@@ -38,11 +38,11 @@ class Rows(NamedTuple):
 
     Attributes:
       ids: [n] which rows, ascending.
-      values_ND: [n, D] float32, the rows themselves.
+      values_VD: [n, D] float32, the rows themselves.
     """
 
     ids: np.ndarray
-    values_ND: np.ndarray
+    values_VD: np.ndarray
 
 
 class Adapter(NamedTuple):
@@ -124,7 +124,7 @@ def save(
     ids = {name: some.ids for name, some in trained.items()}
     settings = peft_config.to_json(config, lora_config=lora_config, ranks=_ranks(lora), scales=scales, rows=ids, base=str(base))
     plan: dict[str, tuple[str, tuple[int, ...]]] = {name: ("F32", shape) for name, shape, _ in factors}
-    plan |= {_rows_name(config, name, some): ("F32", some.values_ND.shape) for name, some in trained.items()}
+    plan |= {_rows_name(config, name, some): ("F32", some.values_VD.shape) for name, some in trained.items()}
     facts = {
         "scales": scales,
         "base": {"name": str(base), "fingerprint": base_fingerprint},
@@ -224,8 +224,8 @@ def check_fits(adapter: Adapter, config: config_lib.LlamaConfig) -> None:
     for name, some in adapter.rows.items():
         if f"params/{name}" not in wanted:
             problems.append(f"it holds rows of {name}, which the model ties to embed_tokens")
-        elif some.values_ND.shape[1] != config.hidden_size:
-            problems.append(f"its rows of {name} are {some.values_ND.shape[1]} wide, the model's {config.hidden_size}")
+        elif some.values_VD.shape[1] != config.hidden_size:
+            problems.append(f"its rows of {name} are {some.values_VD.shape[1]} wide, the model's {config.hidden_size}")
     largest = max([*(int(some.ids[-1]) + 1 for some in adapter.rows.values()), adapter.vocab_size or 0])
     if largest > config.vocab_size:
         problems.append(
@@ -243,20 +243,21 @@ def place_rows(config: config_lib.LlamaConfig, params: Mapping[str, Any], adapte
     result = dict(params)
     for name, some in adapter.rows.items():
         result[name] = dict(params[name])
-        for block, first, count in (("base", 0, config.base_rows), ("extension", config.base_rows, config.extension_rows)):
-            inside = (some.ids >= first) & (some.ids < first + count)
+        for block in config.blocks:
+            inside = block.holds(some.ids)
             if inside.any():
-                block_VD = np.array(params[name][block], np.float32)
-                block_VD[some.ids[inside] - first] = some.values_ND[inside]
-                result[name][block] = block_VD
+                block_VD = np.array(params[name][block.name], np.float32)
+                block_VD[some.ids[inside] - block.first] = some.values_VD[inside]
+                result[name][block.name] = block_VD
     return result
 
 
 def _trained_rows(config: config_lib.LlamaConfig, blocks: Mapping[str, Any]) -> Rows:
     parts = []
-    for block, first, count in (("base", 0, config.base_rows), ("extension", config.base_rows, config.extension_rows)):
-        if block in blocks and count:
-            parts.append((np.arange(first, first + count), np.asarray(blocks[block], np.float32)[:count]))
+    for block in config.blocks:
+        if block.name in blocks:
+            ids = np.arange(block.first, block.first + block.rows)
+            parts.append((ids, np.asarray(blocks[block.name], np.float32)[: block.rows]))
     assert len(parts) == len(blocks), f"blocks {sorted(blocks)} of a model with {config.extension_rows} extension rows"
     return Rows(np.concatenate([ids for ids, _ in parts]), np.concatenate([values for _, values in parts]))
 
@@ -285,7 +286,7 @@ def _tensors(
     for name, _, (path, layer) in factors:
         yield name, names.transposed(np.asarray(leaves[path][layer], np.float32))
     for matrix, some in trained.items():
-        yield _rows_name(config, matrix, some), some.values_ND
+        yield _rows_name(config, matrix, some), some.values_VD
 
 
 def _ranks(lora: Mapping[str, Any]) -> dict[str, int]:
@@ -314,8 +315,8 @@ def _parse(reader: safetensors_io.Reader, settings: peft_config.Settings, *, whe
             assert layer is not None, "kernels are stacked"
             factors.setdefault(path.removeprefix("params/").removesuffix("/kernel"), {})[layer, match["side"]] = name
         elif match := _ALL_ROWS.fullmatch(short):
-            values_ND = _float32(reader, name)
-            rows[match["module"].removeprefix("model.")] = Rows(np.arange(len(values_ND)), values_ND)
+            values_VD = _float32(reader, name)
+            rows[match["module"].removeprefix("model.")] = Rows(np.arange(len(values_VD)), values_VD)
         elif match := _SOME_ROWS.fullmatch(short):
             matrix = match["module"].removeprefix("model.")
             rows[matrix] = _indexed(settings.indices.get(matrix), _float32(reader, name), f"{where}: {name}")
@@ -328,7 +329,7 @@ def _parse(reader: safetensors_io.Reader, settings: peft_config.Settings, *, whe
     if (
         settings.tied
         and set(rows) == {"embed_tokens", "lm_head"}
-        and np.array_equal(rows["embed_tokens"].values_ND, rows["lm_head"].values_ND)
+        and np.array_equal(rows["embed_tokens"].values_VD, rows["lm_head"].values_VD)
     ):
         del rows["lm_head"]
     leaves: dict[str, np.ndarray] = {}
@@ -360,14 +361,14 @@ def _stack(
     return {f"{path}/a": a_LIR, f"{path}/b": b_LRO, f"{path}/scale": scale_L}
 
 
-def _indexed(ids: Sequence[int] | None, values_ND: np.ndarray, where: str) -> Rows:
-    if ids is None or len(ids) != len(values_ND):
-        raise ValueError(f"{where} has {len(values_ND):,} rows, trainable_token_indices names {0 if ids is None else len(ids):,}")
+def _indexed(ids: Sequence[int] | None, values_VD: np.ndarray, where: str) -> Rows:
+    if ids is None or len(ids) != len(values_VD):
+        raise ValueError(f"{where} has {len(values_VD):,} rows, trainable_token_indices names {0 if ids is None else len(ids):,}")
     order = np.argsort(ids, kind="stable")
     sorted_ids = np.asarray(ids)[order]
     if (np.diff(sorted_ids) == 0).any():
         raise ValueError(f"{where}: trainable_token_indices names a row twice")
-    return Rows(sorted_ids, values_ND[order])
+    return Rows(sorted_ids, values_VD[order])
 
 
 def _float32(reader: safetensors_io.Reader, name: str) -> np.ndarray:

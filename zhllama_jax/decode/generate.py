@@ -166,7 +166,7 @@ def generate(
 
     Args:
       config: the model's shape.
-      weights: its collections `params` and, where there are any, `lora` and `quant`.
+      weights: its collections `params` and, where there is one, `lora`.
       prompts: ids of each prompt, begin-of-text id included.
       sampling: how tokens are drawn.
       generation: how many, from which seed, up to which ids.

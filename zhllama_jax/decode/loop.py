@@ -180,7 +180,7 @@ def prefill(shape: Shape, weights: Mapping[str, Any], prompts_BT: arrays.Array, 
 
     Args:
       shape: what is static.
-      weights: the collections `params`, `lora`, `quant`.
+      weights: the collections `params` and, where there is one, `lora`.
       prompts_BT: prompts at the right, anything at the left, int32.
       prompt_length_B: their lengths, each from 1 to T.
       request: limits, seeds and rules.

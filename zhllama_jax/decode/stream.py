@@ -99,7 +99,7 @@ def complete(
 
     Args:
       config: the model's shape.
-      weights: its collections `params` and, where there are any, `lora` and `quant`.
+      weights: its collections `params` and, where there is one, `lora`.
       tokenizer: the model's own.
       prompts: ids of each prompt, begin-of-text id included.
       sampling: how tokens are drawn.

@@ -50,8 +50,9 @@ def attend(q_BTNH: arrays.Array, k_BSKH: arrays.Array, v_BSKH: arrays.Array, mas
     """
     batch, length, num_heads, head_dim = q_BTNH.shape
     num_kv_heads = k_BSKH.shape[2]
-    q_BTKGH = (q_BTNH * head_dim**-0.5).reshape(batch, length, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    score_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+    q_BTKGH = q_BTNH.reshape(batch, length, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    # Scaled in float32, behind the product: 1/√128 is no power of two, and a query scaled in bfloat16 is a rounded one.
+    score_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32) * head_dim**-0.5
     score_BKGTS = jnp.where(mask_BTS[:, None, None], score_BKGTS, MASKED)
     weight_BKGTS = jax.nn.softmax(score_BKGTS, axis=-1).astype(v_BSKH.dtype)
     return jnp.einsum("BKGTS,BSKH->BTKGH", weight_BKGTS, v_BSKH).reshape(q_BTNH.shape)

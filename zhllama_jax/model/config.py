@@ -1,9 +1,29 @@
 """The shape of a LLaMA, under Hugging Face's names. No JAX here: the command line reads it at start."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 LLAMA_VOCAB_SIZE = 32_000
+MATRICES = ("embed_tokens", "lm_head")
+"""The vocabulary matrices by their names in `params`; a model that ties them has the first only."""
+
+
+class Block(NamedTuple):
+    """One block of rows of a vocabulary matrix: id `first + r` lives in its row r, for r below `rows`.
+
+    Attributes:
+      name: of the leaf, "base" or "extension".
+      first: the id of its row 0.
+      rows: logical rows; what the leaf has beyond them only pads it.
+    """
+
+    name: str
+    first: int
+    rows: int
+
+    def holds(self, ids: Any) -> Any:
+        """Whether an id lives in this block; of an array of ids, for each."""
+        return (ids >= self.first) & (ids < self.first + self.rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +114,17 @@ class LlamaConfig:
     def extension_rows(self) -> int:
         """Logical rows of the extension block; 0 for a model that was not extended."""
         return self.vocab_size - self.base_rows
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks that every vocabulary matrix is made of, in the order of the ids: the one map between id and (block, row)."""
+        base = Block("base", 0, self.base_rows)
+        return (base, Block("extension", self.base_rows, self.extension_rows)) if self.extension_rows else (base,)
+
+    @property
+    def head_matrix(self) -> str:
+        """The vocabulary matrix that makes the logits."""
+        return MATRICES[0] if self.tie_word_embeddings else MATRICES[1]
 
     @property
     def num_kv_heads(self) -> int:

@@ -42,37 +42,37 @@ class Linear(nn.Module):
 
 
 class Embed(nn.Module):
-    """A matrix of vocabulary rows in two blocks: `base` for ids below V0, `extension` for the rest.
+    """A matrix of vocabulary rows in blocks: `base` for ids below V0, `extension` for the rest.
 
-    Both blocks are padded to a multiple of 128 rows; a vocabulary that was not extended has no `extension` leaf.
+    Each block is padded to a multiple of 128 rows; a vocabulary that was not extended has no `extension` leaf.
 
     Attributes:
-      base_rows: V0.
-      extension_rows: logical rows beyond V0, maybe 0.
+      blocks: see `LlamaConfig.blocks`.
       features: D.
       dtype: of the computation.
     """
 
-    base_rows: int
-    extension_rows: int
+    blocks: tuple[config_lib.Block, ...]
     features: int
     dtype: jnp.dtype
 
     def setup(self) -> None:
         """Declares the blocks."""
         normal = nn.initializers.normal(INITIALIZER_RANGE)
-        self.base = self.param("base", normal, (config_lib.padded_rows(self.base_rows), self.features), jnp.float32)
-        if self.extension_rows:
-            self.extension = self.param("extension", normal, (config_lib.padded_rows(self.extension_rows), self.features), jnp.float32)
+        self.leaves = tuple(
+            self.param(block.name, normal, (config_lib.padded_rows(block.rows), self.features), jnp.float32) for block in self.blocks
+        )
 
     def __call__(self, tokens_M: arrays.Array) -> arrays.Array:
         """The rows of the tokens, [M, D]."""
-        if not self.extension_rows:
-            return self.base[tokens_M].astype(self.dtype)
-        is_new_M = tokens_M >= self.base_rows
-        old_MD = self.base[jnp.where(is_new_M, 0, tokens_M)].astype(self.dtype)
-        new_MD = self.extension[jnp.where(is_new_M, tokens_M - self.base_rows, 0)].astype(self.dtype)
-        return jnp.where(is_new_M[:, None], new_MD, old_MD)
+        if len(self.blocks) == 1:
+            return self.leaves[0][tokens_M].astype(self.dtype)
+        x_MD = jnp.zeros((*tokens_M.shape, self.features), self.dtype)
+        for block, rows_VD in zip(self.blocks, self.leaves, strict=True):
+            inside_M = block.holds(tokens_M)
+            found_MD = rows_VD[jnp.where(inside_M, tokens_M - block.first, 0)].astype(self.dtype)
+            x_MD = jnp.where(inside_M[:, None], found_MD, x_MD)
+        return x_MD
 
 
 class RMSNorm(nn.Module):

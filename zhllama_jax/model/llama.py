@@ -132,14 +132,14 @@ class Llama(nn.Module):
     @nn.compact
     def __call__(self, tokens_BT: arrays.Array, scene: _Scene, kv: Any) -> tuple[arrays.Array, Any]:
         config, options = self.config, self.options
-        vocabulary = (config.base_rows, config.extension_rows, config.hidden_size, options.dtype)
+        vocabulary = (config.blocks, config.hidden_size, options.dtype)
         x_MD = layers.Embed(*vocabulary, name="embed_tokens")(tokens_BT.reshape(-1))
         block: Any = Block
         if options.remat != "none":
             block = nn.remat(Block, policy=REMAT_POLICIES[options.remat], prevent_cse=False)
         stack = nn.scan(
             block,
-            variable_axes={"params": 0, "lora": 0, "quant": 0},
+            variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=config.num_hidden_layers,
@@ -168,7 +168,7 @@ def hidden_states(
 
     Args:
       config: the model's shape.
-      weights: collections `params` and, optionally, `lora` and `quant`.
+      weights: collections `params` and, optionally, `lora`.
       tokens_BT: logical ids, int32.
       positions_BT: positions for RoPE; None counts from the cache's cursor, or from 0.
       segment_ids_BT: documents in a row, 0 for padding. Without a cache, tokens see only their own segment; with one,
@@ -202,20 +202,16 @@ def hidden_states(
     return x_BTD, cache
 
 
-def head_blocks(config: config_lib.LlamaConfig, params: Mapping[str, Any]) -> list[tuple[arrays.Array, int]]:
-    """The head's blocks as (rows [padded, D], number of logical rows), in the order of the ids."""
-    head = params["embed_tokens" if config.tie_word_embeddings else "lm_head"]
-    blocks = [(head["base"], config.base_rows)]
-    if config.extension_rows:
-        blocks.append((head["extension"], config.extension_rows))
-    return blocks
+def head_blocks(config: config_lib.LlamaConfig, params: Mapping[str, Any]) -> list[tuple[arrays.Array, config_lib.Block]]:
+    """The head's blocks as (rows [padded, D], which they are), in the order of the ids."""
+    return [(params[config.head_matrix][block.name], block) for block in config.blocks]
 
 
 def logits(config: config_lib.LlamaConfig, params: Mapping[str, Any], x_D: arrays.Array) -> arrays.Array:
     """Float32 logits over the V logical ids of hidden states [..., D]; spare rows are left out, so nobody can sample them."""
     parts = [
-        jnp.einsum("...D,VD->...V", x_D, rows_VD.astype(x_D.dtype), preferred_element_type=jnp.float32)[..., :rows]
-        for rows_VD, rows in head_blocks(config, params)
+        jnp.einsum("...D,VD->...V", x_D, rows_VD.astype(x_D.dtype), preferred_element_type=jnp.float32)[..., : block.rows]
+        for rows_VD, block in head_blocks(config, params)
     ]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
@@ -235,8 +231,7 @@ def _init(config: config_lib.LlamaConfig, key: arrays.Array, dtype: jnp.dtype) -
     tokens_BT = jnp.zeros((1, 1), jnp.int32)
     turn = rope.rotation(tokens_BT, head_dim=config.head_width, theta=config.rope_theta)
     params = Llama(config, Options()).init(key, tokens_BT, _Scene(turn, attention.causal_mask(1), None), None)["params"]
-    rows = {"base": config.base_rows, "extension": config.extension_rows}
-    for name in ("embed_tokens", "lm_head"):
-        for block, leaf in params.get(name, {}).items():
-            params[name][block] = leaf.at[rows[block] :].set(0)
+    for matrix in params.keys() & set(config_lib.MATRICES):
+        for block in config.blocks:
+            params[matrix][block.name] = params[matrix][block.name].at[block.rows :].set(0)
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)

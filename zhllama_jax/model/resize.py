@@ -16,15 +16,12 @@ from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import layers
 
 Init = Literal["mean_of_pieces", "mean", "normal"]
-MATRICES = ("embed_tokens", "lm_head")
 
 
-def rows(block: Mapping[str, arrays.Array], config: config_lib.LlamaConfig) -> arrays.Array:
+def rows(leaves: Mapping[str, arrays.Array], config: config_lib.LlamaConfig) -> arrays.Array:
     """The logical matrix [V, D] of one vocabulary matrix, without spare rows."""
-    base_VD = block["base"][: config.base_rows]
-    if not config.extension_rows:
-        return base_VD
-    return jnp.concatenate([base_VD, block["extension"][: config.extension_rows]])
+    parts = [leaves[block.name][: block.rows] for block in config.blocks]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
 def blocks(rows_VD: arrays.Array, config: config_lib.LlamaConfig) -> dict[str, arrays.Array]:
@@ -34,10 +31,7 @@ def blocks(rows_VD: arrays.Array, config: config_lib.LlamaConfig) -> dict[str, a
     """
     if rows_VD.shape[0] != config.vocab_size:
         raise ValueError(f"a matrix of {rows_VD.shape[0]:,} rows does not fit a vocabulary of {config.vocab_size:,}")
-    result = {"base": _pad(rows_VD[: config.base_rows])}
-    if config.extension_rows:
-        result["extension"] = _pad(rows_VD[config.base_rows :])
-    return result
+    return {block.name: _pad(rows_VD[block.first : block.first + block.rows]) for block in config.blocks}
 
 
 def grow(
@@ -77,7 +71,7 @@ def grow(
         pad_token_id=config.pad_token_id if pad_token_id is None else pad_token_id,
     )
     params = dict(params)
-    for index, name in enumerate(MATRICES):
+    for index, name in enumerate(config_lib.MATRICES):
         if name not in params:
             continue  # tied: the head has no rows of its own
         old_VD = rows(params[name], config)
@@ -109,19 +103,19 @@ def cut(config: config_lib.LlamaConfig, params: Mapping[str, Any], vocab_size: i
         base_vocab_size=min(config.base_rows, vocab_size),
         pad_token_id=config.pad_token_id if keeps_pad else None,
     )
-    matrices = {name: blocks(rows(params[name], config)[:vocab_size], smaller) for name in MATRICES if name in params}
+    matrices = {name: blocks(rows(params[name], config)[:vocab_size], smaller) for name in config_lib.MATRICES if name in params}
     return smaller, {**params, **matrices}
 
 
 def mean_rows(rows_VD: arrays.Array, pieces: Sequence[Sequence[int]]) -> arrays.Array:
     """For each entry of `pieces` the float32 mean of those rows; for an empty entry the mean of all rows."""
-    length_N = np.array([len(entry) for entry in pieces])
-    flat_M = np.array([id_ for entry in pieces for id_ in entry], dtype=np.int32)
-    owner_M = np.repeat(np.arange(len(pieces), dtype=np.int32), length_N)
+    lengths = np.array([len(entry) for entry in pieces])
+    flat = np.array([id_ for entry in pieces for id_ in entry], dtype=np.int32)
+    owners = np.repeat(np.arange(len(pieces), dtype=np.int32), lengths)
     rows_VD = jnp.asarray(rows_VD).astype(jnp.float32)
-    total_ND = jax.ops.segment_sum(rows_VD[flat_M], owner_M, num_segments=len(pieces))
-    mean_ND = total_ND / jnp.maximum(jnp.asarray(length_N, jnp.float32), 1)[:, None]
-    return jnp.where(jnp.asarray(length_N == 0)[:, None], rows_VD.mean(axis=0)[None], mean_ND)
+    total_VD = jax.ops.segment_sum(rows_VD[flat], owners, num_segments=len(pieces))
+    mean_VD = total_VD / jnp.maximum(jnp.asarray(lengths, jnp.float32), 1)[:, None]
+    return jnp.where(jnp.asarray(lengths == 0)[:, None], rows_VD.mean(axis=0)[None], mean_VD)
 
 
 def _check(config: config_lib.LlamaConfig, pieces: Sequence[Sequence[int]], init: str, key: arrays.Array | None) -> None:

@@ -47,8 +47,7 @@ def per_token(config: model_config.LlamaConfig, leaves: Mapping[str, Any], mask:
     """
     total = 0.0
     for path, leaf in leaves.items():
-        head = "embed_tokens" if config.tie_word_embeddings else "lm_head"
-        if path.endswith(("/kernel", "/a", "/b")) or path.startswith(f"params/{head}/"):
+        if path.endswith(("/kernel", "/a", "/b")) or path.startswith(f"params/{config.head_matrix}/"):
             total += (6 if mask[path] else 4) * stages.logical_size(path, leaf.shape, config)
     attention = 6 * length * config.num_attention_heads * config.head_width * config.num_hidden_layers
     return total + attention

@@ -134,10 +134,9 @@ def logical_size(path: str, shape: tuple[int, ...], config: model_config.LlamaCo
         size *= dimension
     if path.startswith("lora/") and path.endswith("/scale"):
         return 0
-    block_rows = {"base": config.base_rows, "extension": config.extension_rows}
     _, matrix, *rest = path.split("/")
-    if matrix in ("embed_tokens", "lm_head"):
-        return block_rows[rest[0]] * shape[1]
+    if matrix in model_config.MATRICES:
+        return next(block.rows for block in config.blocks if block.name == rest[0]) * shape[1]
     return size
 
 

@@ -30,7 +30,6 @@ from zhllama_jax.tokenizer import processor
 from zhllama_jax.train import config as config_lib
 
 Say = Callable[[str], None]
-MATRICES = ("embed_tokens", "lm_head")
 ADAPTER, MODEL, RESULT = "adapter", "model", "result.json"
 
 
@@ -119,7 +118,7 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
 
 def trimmed(start: Start) -> Start:
     """The start without the weights that `finish` does not look at, so that the host need not hold the base beside the devices."""
-    params = {name: start.weights["params"][name] for name in MATRICES if start.replaced and name in start.replaced.rows}
+    params = {name: start.weights["params"][name] for name in model_config.MATRICES if start.replaced and name in start.replaced.rows}
     return start._replace(weights={**start.weights, "params": params})
 
 
@@ -130,7 +129,9 @@ def check_trainable(stage: config_lib.Stage, mask: Mapping[str, bool]) -> None:
       ValueError: with their paths.
     """
     outside = [
-        path for path, learns in mask.items() if learns and not path.startswith(("lora/", *(f"params/{name}/" for name in MATRICES)))
+        path
+        for path, learns in mask.items()
+        if learns and not path.startswith(("lora/", *(f"params/{name}/" for name in model_config.MATRICES)))
     ]
     if outside and not stage.full:
         raise ValueError(f"stage {stage.preset} trains {', '.join(outside)}, which no adapter can hold: use stage full, or freeze them")
@@ -207,7 +208,7 @@ def _save_adapter(
         constants = {path: leaf for path, leaf in tree.flatten(start.weights["lora"]).items() if path.endswith("/scale")}
         lora = tree.unflatten({**constants, **tree.flatten(trainable.get("lora", {}))})
     rows: dict[str, dict[str, Any]] = {}
-    for matrix in MATRICES:
+    for matrix in model_config.MATRICES:
         carried = _touched(start.config, start.replaced, matrix)
         trained = trainable.get("params", {}).get(matrix, {})
         rows[matrix] = {**{block: params[matrix][block] for block in carried}, **trained}
@@ -232,8 +233,7 @@ def _touched(config: model_config.LlamaConfig, adapter: peft.Adapter | None, mat
     """The blocks of a vocabulary matrix of which an adapter holds rows."""
     if adapter is None or matrix not in adapter.rows:
         return []
-    ids = adapter.rows[matrix].ids
-    return [name for name, inside in (("base", ids < config.base_rows), ("extension", ids >= config.base_rows)) if inside.any()]
+    return [block.name for block in config.blocks if block.holds(adapter.rows[matrix].ids).any()]
 
 
 def _random(experiment: config_lib.Experiment, model: config_lib.NewModel) -> Start:
