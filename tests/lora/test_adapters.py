@@ -95,6 +95,25 @@ def test_factors_take_the_dtype_and_the_scale_stays_float32() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("layers/mlp/.*",), ["gate_proj", "up_proj", "down_proj"]),
+        ((".*/(q|v)_proj", "up_proj"), ["q_proj", "v_proj", "up_proj"]),
+        (("q_proj|layers/mlp/up_proj",), ["up_proj"]),
+    ],
+)
+def test_targets_may_be_regexes_over_the_whole_path(names: tuple[str, ...], found: list[str]) -> None:
+    assert sorted(path.rsplit("/", 1)[-1] for path in adapters.targets(PARAMS, names)) == sorted(found)
+    made = fresh(names)
+    assert {path.split("/")[-2] for path in made} == set(found)
+
+
+def test_a_target_that_an_earlier_one_covers_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"lora targets: '\.\*/q_proj/kernel' decides nothing"):
+        adapters.targets(PARAMS, ("layers/self_attn/.*", "q_proj"))
+
+
 def test_targets_are_found_by_the_name_of_their_module() -> None:
     assert adapters.targets(PARAMS, ("up_proj", "q_proj")) == ["layers/mlp/up_proj", "layers/self_attn/q_proj"]
     assert len(adapters.targets(PARAMS, config_lib.ATTENTION + config_lib.MLP)) == 7
@@ -102,8 +121,7 @@ def test_targets_are_found_by_the_name_of_their_module() -> None:
 
 @pytest.mark.parametrize("name", ["q", "qproj", "embed_tokens", "norm", "self_attn", "query_key_value"])
 def test_a_target_that_names_no_kernel_is_an_error_that_lists_the_names(name: str) -> None:
-    message = f"lora targets {name} name no kernel; there are down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"lora targets: '\.\*/{name}/kernel' decides nothing; the paths are .*mlp/gate_proj/kernel"):
         adapters.init(KEY, PARAMS, config_lib.LoraConfig(targets=("q_proj", name)))
 
 
@@ -122,3 +140,41 @@ def test_count_gives_the_papers_numbers_on_abstract_shapes(size: str, rank: int,
     params = llama.abstract(model_config.named(size, vocab_size=49_953, base_vocab_size=32_000))
     lora = jax.eval_shape(lambda: adapters.init(KEY, params, config_lib.LoraConfig(rank=rank, targets=targets)))
     assert adapters.count(lora) == count
+
+
+def changed(**changes: object) -> dict:
+    """New adapters of q_proj with leaves changed, added or (None) taken away, by path."""
+    leaves = {**fresh(("q_proj",)), **{path.replace("__", "/"): leaf for path, leaf in changes.items()}}
+    return tree.unflatten({path: leaf for path, leaf in leaves.items() if leaf is not None})
+
+
+FACTORS = {"a": np.zeros((2, 32, 4)), "b": np.zeros((2, 4, 32)), "scale": np.zeros(2)}
+WRONG = {
+    "a misspelt module": (changed(layers__self_attn__qq_proj=FACTORS), "layers/self_attn/qq_proj names no kernel"),
+    "the head": (changed(lm_head=FACTORS), "lm_head names no kernel"),
+    "a without b": (changed(layers__self_attn__q_proj__b=None), "q_proj must hold a, b, scale, and holds a, scale"),
+    "a leaf too many": (changed(layers__self_attn__q_proj__bias=np.zeros(2)), "and holds a, b, scale, bias"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_adapters_that_nobody_would_read_are_refused_where_they_are_made_and_where_they_are_used(wrong: str) -> None:
+    lora, message = WRONG[wrong]
+    with pytest.raises(ValueError, match=f"the adapter does not fit the model: .*{message}"):
+        adapters.check(PARAMS, lora)
+    with pytest.raises(ValueError, match="adapters are a, b and scale beside a kernel"):
+        jax.eval_shape(lambda: llama.hidden_states(MICRO, {"params": llama.init(MICRO, KEY), "lora": lora}, jnp.zeros((1, 2), jnp.int32)))
+
+
+@pytest.mark.parametrize(
+    ("leaf", "shape"),
+    [("a", (2, 16, 4)), ("a", (3, 32, 4)), ("a", (2, 32, 5)), ("b", (2, 4, 16)), ("b", (4, 32)), ("scale", ()), ("scale", (3,))],
+)
+def test_shapes_that_do_not_fit_are_told(leaf: str, shape: tuple[int, ...]) -> None:
+    lora = changed(**{f"layers__self_attn__q_proj__{leaf}": np.zeros(shape)})
+    with pytest.raises(ValueError, match=r"q_proj has a \[.*\], beside a kernel of \[2, 32, 32\] \(layers, inputs, outputs\)"):
+        adapters.check(PARAMS, lora)
+
+
+def test_what_is_made_fits() -> None:
+    assert adapters.problems(PARAMS, tree.unflatten(fresh())) == []

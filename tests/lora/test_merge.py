@@ -127,5 +127,13 @@ def test_without_adapters_nothing_changes() -> None:
 
 def test_adapters_that_name_no_kernel_are_refused_together() -> None:
     factors = {"a": np.zeros((2, 32, 1)), "b": np.zeros((2, 1, 32)), "scale": np.zeros(2)}
-    with pytest.raises(ValueError, match="the adapter's layers/attn/q_proj, norm name no kernel of the model"):
+    with pytest.raises(ValueError, match="the adapter does not fit the model: layers/attn/q_proj, norm name no kernel"):
         merge.fold(llama.abstract(MICRO), {"layers": {"attn": {"q_proj": factors}}, "norm": factors})
+
+
+@pytest.mark.parametrize("missing", ["a", "b", "scale"])
+def test_an_incomplete_adapter_is_refused(missing: str) -> None:
+    factors = {"a": np.zeros((2, 32, 1)), "b": np.zeros((2, 1, 32)), "scale": np.zeros(2)}
+    del factors[missing]
+    with pytest.raises(ValueError, match="q_proj must hold a, b, scale, and holds"):
+        merge.fold(llama.abstract(MICRO), {"layers": {"self_attn": {"q_proj": factors}}})

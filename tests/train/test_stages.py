@@ -113,5 +113,5 @@ def test_a_stage_that_trains_nothing_is_refused() -> None:
 
 
 def test_an_unknown_target_is_refused() -> None:
-    with pytest.raises(ValueError, match="qq_proj name no kernel"):
+    with pytest.raises(ValueError, match="qq_proj/kernel' decides nothing"):
         masked(config.Stage("sft", lora=("qq_proj",)))

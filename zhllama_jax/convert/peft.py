@@ -20,8 +20,10 @@ import numpy as np
 
 from zhllama_jax import arrays, files, tree
 from zhllama_jax.convert import card, manifest, names, peft_config, safetensors_io, tokenizer_hf
+from zhllama_jax.lora import adapters
 from zhllama_jax.lora import config as lora_config_lib
 from zhllama_jax.model import config as config_lib
+from zhllama_jax.model import llama
 from zhllama_jax.tokenizer import processor
 
 WEIGHTS = "adapter_model.safetensors"
@@ -138,7 +140,7 @@ def save(
     page = card.adapter(
         Path(directory).name,
         base=str(base),
-        contents=_contents(lora_config, trained),
+        contents=_contents(lora_config, _targets(lora), trained),
         loads_in_peft=bool(lora),
         vocab_size=config.vocab_size,
         history=history,
@@ -212,17 +214,10 @@ def check_fits(adapter: Adapter, config: config_lib.LlamaConfig) -> None:
     Raises:
       ValueError: with everything that does not fit.
     """
-    wanted = {tensor.path: tensor for tensor in names.tensors(config)}
-    leaves = tree.flatten(adapter.lora)
-    problems = []
-    for path in [path.removesuffix("/a") for path in leaves if path.endswith("/a")]:
-        fan_out, fan_in = wanted[f"params/{path}/kernel"].shape
-        num_layers, found_in, _ = leaves[f"{path}/a"].shape
-        found = (num_layers, found_in, leaves[f"{path}/b"].shape[2])
-        if found != (config.num_hidden_layers, fan_in, fan_out):
-            problems.append(f"{path}: layers, inputs, outputs are {found}, the model's {(config.num_hidden_layers, fan_in, fan_out)}")
+    params = llama.abstract(config)
+    problems = adapters.problems(params, adapter.lora)
     for name, some in adapter.rows.items():
-        if f"params/{name}" not in wanted:
+        if name not in params:
             problems.append(f"it holds rows of {name}, which the model ties to embed_tokens")
         elif some.values_VD.shape[1] != config.hidden_size:
             problems.append(f"its rows of {name} are {some.values_VD.shape[1]} wide, the model's {config.hidden_size}")
@@ -297,8 +292,8 @@ def _targets(lora: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(path.split("/")[-2] for path in tree.flatten(lora) if path.endswith("/a")))
 
 
-def _contents(lora_config: lora_config_lib.LoraConfig | None, trained: Mapping[str, Rows]) -> str:
-    parts = [f"LoRA factors of rank {lora_config.rank} for {', '.join(lora_config.targets)}"] if lora_config else []
+def _contents(lora_config: lora_config_lib.LoraConfig | None, targets: Sequence[str], trained: Mapping[str, Rows]) -> str:
+    parts = [f"LoRA factors of rank {lora_config.rank} for {', '.join(targets)}"] if lora_config else []
     parts += [f"{len(some.ids):,} rows of {name}" for name, some in trained.items()]
     return f"It holds {' and '.join(parts)}, in float32."
 

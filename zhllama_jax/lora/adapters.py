@@ -14,19 +14,60 @@ import jax.numpy as jnp
 from zhllama_jax import arrays, tree
 from zhllama_jax.lora import config as config_lib
 
+LEAVES = ("a", "b", "scale")
+
 
 def targets(params: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
-    """Paths of the kernels whose module bears one of the names: `layers/self_attn/q_proj`, …
+    """Paths of the modules that get an adapter: `layers/self_attn/q_proj`, …
+
+    Args:
+      params: the weights, arrays or abstract shapes.
+      names: each a regex over the paths of modules with a kernel; a bare name such as `q_proj` stands for `.*/q_proj`.
 
     Raises:
-      ValueError: a name that no kernel bears; the names there are are listed.
+      ValueError: a name that decides no kernel; the paths are listed.
     """
-    modules = [path.removesuffix("/kernel") for path in tree.flatten(params) if path.endswith("/kernel")]
-    present = {module.rsplit("/", 1)[-1] for module in modules}
-    unknown = [name for name in names if name not in present]
-    if unknown:
-        raise ValueError(f"lora targets {', '.join(unknown)} name no kernel; there are {', '.join(sorted(present))}")
-    return [module for module in modules if module.rsplit("/", 1)[-1] in names]
+    rules = [(f".*/{name}/kernel" if name.isidentifier() else f"(?:{name})/kernel", True) for name in names]
+    chosen = tree.match([*rules, (".*", False)], tree.flatten(params), table="lora targets")
+    return [path.removesuffix("/kernel") for path, is_target in chosen.items() if is_target]
+
+
+def check(params: Mapping[str, Any], lora: Mapping[str, Any]) -> None:
+    """Refuses adapters that the forward pass would pass over or stumble upon.
+
+    Args:
+      params: the weights, arrays or abstract shapes.
+      lora: the adapters, the same.
+
+    Raises:
+      ValueError: with all `problems`.
+    """
+    found = problems(params, lora)
+    if found:
+        raise ValueError(f"the adapter does not fit the model: {'; '.join(found)}")
+
+
+def problems(params: Mapping[str, Any], lora: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a tree of adapters, as sentences: each module is exactly {a, b, scale}, of shapes that fit a kernel's."""
+    kernels = {path.removesuffix("/kernel"): leaf for path, leaf in tree.flatten(params).items() if path.endswith("/kernel")}
+    modules: dict[str, dict[str, Any]] = {}
+    for path, leaf in tree.flatten(lora).items():
+        module, _, name = path.rpartition("/")
+        modules.setdefault(module, {})[name] = leaf
+    unknown = [module for module in modules if module not in kernels]
+    found = [f"{', '.join(unknown)} {'name' if len(unknown) > 1 else 'names'} no kernel"] if unknown else []
+    for module in modules.keys() & kernels.keys():
+        factors = modules[module]
+        if factors.keys() != set(LEAVES):
+            found.append(f"{module} must hold {', '.join(LEAVES)}, and holds {', '.join(factors)}")
+            continue
+        num_layers, fan_in, fan_out = kernels[module].shape
+        shapes = {name: tuple(factors[name].shape) for name in LEAVES}
+        rank = shapes["a"][-1] if shapes["a"] else 0
+        if shapes != {"a": (num_layers, fan_in, rank), "b": (num_layers, rank, fan_out), "scale": (num_layers,)}:
+            listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+            found.append(f"{module} has {listed}, beside a kernel of {list(kernels[module].shape)} (layers, inputs, outputs)")
+    return found
 
 
 def init(key: arrays.Array, params: Mapping[str, Any], config: config_lib.LoraConfig, dtype: Any = jnp.float32) -> arrays.Tree:

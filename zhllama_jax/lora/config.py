@@ -14,7 +14,8 @@ class LoraConfig:
       rank: R, the width of the bottleneck.
       alpha: numerator of the scale: alpha / rank, or alpha / sqrt(rank) with `rslora`.
       dropout: probability with which an input of the adapter is zeroed in training.
-      targets: names of the kernels that get an adapter; a name that no kernel bears is an error.
+      targets: which kernels get an adapter, by name (`q_proj`) or by a regex over paths (`layers/mlp/.*`); one that decides nothing is
+        an error.
       rslora: rank-stabilised scale (Kalajdzievski, 2023, arXiv 2312.03732).
     """
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from zhllama_jax import arrays, tree
+from zhllama_jax.lora import adapters
 
 
 def delta(a_LIR: arrays.Array, b_LRO: arrays.Array, scale_L: arrays.Array) -> arrays.Array:
@@ -26,19 +27,18 @@ def fold(params: Mapping[str, Any], *loras: Mapping[str, Any]) -> arrays.Tree:
     One kernel after the other, so that only one float32 kernel and its changes exist at a time.
 
     Raises:
-      ValueError: an adapter whose path names no kernel; all such paths are named.
+      ValueError: an adapter that does not fit the weights, see `adapters.check`.
     """
+    for lora in loras:
+        adapters.check(params, lora)
     leaves = tree.flatten(params)
-    adapters = [tree.flatten(lora) for lora in loras]
-    paths = dict.fromkeys(path.removesuffix("/a") for adapter in adapters for path in adapter if path.endswith("/a"))
-    unknown = [path for path in paths if f"{path}/kernel" not in leaves]
-    if unknown:
-        raise ValueError(f"the adapter's {', '.join(unknown)} name no kernel of the model")
+    flat = [tree.flatten(lora) for lora in loras]
+    paths = dict.fromkeys(path.removesuffix("/a") for factors in flat for path in factors if path.endswith("/a"))
     for path in paths:
         kernel_LIO = leaves[f"{path}/kernel"]
         sum_LIO = jnp.asarray(kernel_LIO, jnp.float32)
-        for adapter in adapters:
-            if f"{path}/a" in adapter:
-                sum_LIO += delta(adapter[f"{path}/a"], adapter[f"{path}/b"], adapter[f"{path}/scale"])
+        for factors in flat:
+            if f"{path}/a" in factors:
+                sum_LIO += delta(*(factors[f"{path}/{name}"] for name in adapters.LEAVES))
         leaves[f"{path}/kernel"] = sum_LIO.astype(kernel_LIO.dtype)
     return tree.unflatten(leaves)

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from zhllama_jax import arrays
+from zhllama_jax import arrays, tree
 from zhllama_jax.model import attention, layers, rope
 from zhllama_jax.model import cache as cache_lib
 from zhllama_jax.model import config as config_lib
@@ -179,7 +179,11 @@ def hidden_states(
 
     Returns:
       (x_BTD in `options.dtype`, the cache with its cursor moved on by T, or None).
+
+    Raises:
+      ValueError: an adapter at a path where no kernel is, or an incomplete one.
     """
+    _check_adapters(weights)
     batch, length = tokens_BT.shape
     cursor, kv = None, None
     if cache is not None:
@@ -200,6 +204,22 @@ def hidden_states(
     if cache is not None:
         cache = cache._replace(k_LBSKH=kv[0], v_LBSKH=kv[1], cursor=cache.cursor + length)
     return x_BTD, cache
+
+
+def _check_adapters(weights: Mapping[str, Any]) -> None:
+    """Refuses adapters that no module would read; modules look for theirs by path, so others would be passed over in silence.
+
+    Raises:
+      ValueError: with their paths.
+    """
+    leaves = tree.flatten(weights.get("lora", {})).keys()
+    if not leaves:
+        return
+    kernels = {path.removesuffix("/kernel") for path in tree.flatten(weights["params"]) if path.endswith("/kernel")}
+    adapted = {path.rpartition("/")[0] for path in leaves} & kernels
+    wrong = leaves ^ {f"{module}/{name}" for module in adapted for name in ("a", "b", "scale")}
+    if wrong:
+        raise ValueError(f"adapters are a, b and scale beside a kernel: {', '.join(sorted(wrong))} are not, or are missing")
 
 
 def head_blocks(config: config_lib.LlamaConfig, params: Mapping[str, Any]) -> list[tuple[arrays.Array, config_lib.Block]]:

@@ -70,7 +70,8 @@ class Stage:
     Attributes:
       preset: embeddings (embed_tokens only), pretrain_lora (adapters on q, k, v, o + embedding + head), sft (adapters on all
         seven kernels + embedding + head), new_rows (only the rows that a resize added), full (every weight).
-      lora: adapters' targets: none, attention (q, k, v, o), all (attention and MLP), or kernel names; None keeps the preset's.
+      lora: adapters' targets: none, attention (q, k, v, o), all (attention and MLP), or names of kernels or regexes over
+        their paths (`layers/mlp/.*`); None keeps the preset's.
       rows: vocabulary rows that learn: none, new, all; None keeps the preset's.
       head: whether lm_head's rows learn beside embed_tokens'; None keeps the preset's.
       extra_rules: tried before the stage's own rules; one that decides nothing is an error.
@@ -101,7 +102,7 @@ class Stage:
 
     @property
     def lora_targets(self) -> tuple[str, ...]:
-        """Names of the kernels that carry adapters."""
+        """The kernels that carry adapters, by name or regex."""
         choice = PRESETS[self.preset].lora if self.lora is None else self.lora
         return TARGETS.get(choice, ()) if isinstance(choice, str) else tuple(choice)
 
