@@ -113,6 +113,23 @@ def test_a_bare_switch_means_true(words: list[str], dry: bool) -> None:
     assert flags.parse("train", train, ["--model", "m", *words])[1] == {"dry": dry}
 
 
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A text."""
+
+    files: tuple[str, ...]
+    clean: bool = False
+
+
+def build(*, corpus: Corpus | None = None) -> None:
+    """Builds."""
+
+
+def test_lists_and_switches_of_a_section_are_as_short() -> None:
+    got = keywords(build, "--corpus.files", "a.txt", "[b].txt", "--corpus.clean", "--corpus.files", "null")
+    assert got == {"corpus": Corpus(("a.txt", "[b].txt", "null"), clean=True)}
+
+
 def test_the_word_none_is_a_value_where_it_is_one() -> None:
     got = keywords(generate, "--model", "m", "--template", "none", "--rows", "none")
     assert (got["template"], got["rows"]) == ("none", "none")

@@ -86,8 +86,10 @@ def _make_parser(name: str, verb: Callable[..., None], kind: type | None, own: M
 
 def _fold(words: Sequence[str], known: Mapping[str, Any]) -> list[str]:
     """Gathers all words of a list flag, repeated or not, into one JSON list that nothing interprets; a bare switch gets its value."""
-    switches = {f"--{option}" for option, kind in known.items() if kind is bool}
-    lists = {f"--{option}": kind for option, kind in known.items() if schema.is_list(kind)}
+    named = {word.partition("=")[0] for word in words if word.startswith("--")}
+    kinds = {flag: schema.find(known, flag[2:]) for flag in named}
+    switches = {flag for flag, kind in kinds.items() if kind is bool}
+    lists = {flag: kind for flag, kind in kinds.items() if schema.is_list(kind)}
     gathered: dict[str, list[str]] = {}
     folded: list[str] = []
     rest = list(words)

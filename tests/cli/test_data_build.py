@@ -1,0 +1,81 @@
+"""A store by its verb: its counts are said, a training reads it, and wrong words are one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from zhllama_jax.cli import program
+from zhllama_jax.data import build, store
+from zhllama_jax.tokenizer import processor
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Sixty distinct documents, one of them twice."""
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(f"Rivers run to the sea {number} times." for number in [*range(60), 7]))
+    return path
+
+
+def data_build(tokenizer: Path, output: Path, *words: str) -> int:
+    return program.run(["data", "build", "--tokenizer", str(tokenizer), "--output", str(output), *words])
+
+
+def test_a_corpus_becomes_a_store(english_pieces: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--text.files", str(corpus), "--text.length", "32", "--text.held_out", "0.2"]
+    assert data_build(english_pieces, tmp_path / "rows", *words) == 0
+    out, err = capsys.readouterr()
+    tokenizer = processor.Tokenizer.load(english_pieces)
+    train = store.open_store(tmp_path / "rows", build.TRAIN, tokenizer_sha256=tokenizer.sha256)
+    validation = store.open_store(tmp_path / "rows", build.VALIDATION)
+    table = {line.split()[0]: line.split() for line in out.splitlines()}
+    assert table["train"][-1] == str(len(train)) and table["validation"][-1] == str(len(validation))
+    assert int(table["train"][1]) + int(table["validation"][1]) == 60
+    assert "train: duplicate: 1" in out
+    assert "rows of 32 tokens" in err and train.length == 32
+    assert data_build(english_pieces, tmp_path / "rows", *words) == 0
+    again, err = capsys.readouterr()
+    assert again == out and "was there already" in err
+
+
+def test_instructions_become_a_store(english_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"instruction": f"Say {number}.", "output": "No." * (1 + 400 * (number == 3))} for number in range(5)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = tmp_path / "build.yaml"
+    config.write_text(f"tokenizer: {english_pieces}\noutput: {tmp_path / 'rows'}\nsft: {{files: [{path}], length: 400, overlong: drop}}\n")
+    assert program.run(["data", "build", "--config", str(config)]) == 0
+    out = capsys.readouterr().out
+    assert "train: dropped overlong: 1" in out
+    assert store.open_store(tmp_path / "rows", build.TRAIN).metadata["splits"]["train"]["examples"] == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "say either --text.files FILE … (a corpus) or --sft.files FILE"),
+        (["--text.files", "a.txt", "--sft.files", "b.json"], "say either"),
+        (["--text.files", "missing.txt"], "missing.txt names no"),
+        (["--text.files", "a.txt", "--text.length", "1"], "length must be 2 to"),
+        (["--text.files", "a.txt", "--text.lenght", "1"], "unknown flag --text.lenght"),
+    ],
+)
+def test_wrong_words_are_one_line(
+    words: list[str], message: str, english_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert data_build(english_pieces, tmp_path / "rows", *words) in (1, 2)
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+    assert not (tmp_path / "rows").exists()
+
+
+def test_a_store_of_other_choices_is_replaced_only_when_told(
+    english_pieces: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--text.files", str(corpus), "--text.length"]
+    assert data_build(english_pieces, tmp_path / "rows", *words, "32") == 0
+    assert data_build(english_pieces, tmp_path / "rows", *words, "16") == 1
+    assert "other inputs or choices" in capsys.readouterr().err
+    assert data_build(english_pieces, tmp_path / "rows", *words, "16", "--overwrite") == 0
+    assert store.open_store(tmp_path / "rows", build.TRAIN).length == 16

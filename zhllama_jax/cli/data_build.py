@@ -1,0 +1,50 @@
+"""`zhllama data build`."""
+
+from pathlib import Path
+
+from zhllama_jax.cli import terminal
+from zhllama_jax.data import config as data_config
+
+COUNTED = ("documents", "examples", "characters", "tokens", "targets", "rows")
+
+
+def run(
+    *,
+    tokenizer: Path,
+    output: Path,
+    text: data_config.TextData | None = None,
+    sft: data_config.SftData | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Builds a store of packed rows from text or instructions, as `train` and `adapt` do by themselves.
+
+    A training reads it as `data.sources: [{store: DIR}]`. The same inputs and choices again are a look-up.
+
+    Args:
+      tokenizer: SentencePiece model, or a directory that holds one; the store serves models of this tokenizer only.
+      output: directory of the store.
+      text: a corpus and how it becomes rows, such as --text.files a.txt b.jsonl --text.length 512 --text.held_out 0.01.
+      sft: instruction rows and how they become rows, such as --sft.files rows.json --sft.length 512; excludes text.
+      overwrite: replace a store of other inputs or choices.
+    """
+    from zhllama_jax.data import build
+    from zhllama_jax.tokenizer import processor
+
+    if (text is None) == (sft is None):
+        raise ValueError("say either --text.files FILE … (a corpus) or --sft.files FILE … (instructions)")
+    model = processor.Tokenizer.load(tokenizer)
+    if text is not None:
+        built = build.text(text, model, output, overwrite=overwrite)
+    else:
+        assert sft is not None, "exactly one of the two is given"
+        built = build.sft(sft, model, output, overwrite=overwrite)
+    splits = built.metadata["splits"]
+    columns = [name for name in COUNTED if any(name in counts for counts in splits.values())]
+    rows = [[split, *(f"{counts.get(name, 0):,}" for name in columns)] for split, counts in splits.items()]
+    terminal.result(terminal.table([["split", *columns], *rows]))
+    for split, counts in splits.items():
+        changed = {name: count for name, count in counts.items() if name == "cut" or name.startswith("dropped_")}
+        for name, count in {**counts.get("faults", {}), **changed}.items():
+            if count:
+                terminal.result(f"{split}: {name.replace('_', ' ')}: {count:,}")
+    terminal.say(f"{'wrote' if built.fresh else 'was there already:'} {output}, rows of {built.train.length} tokens")

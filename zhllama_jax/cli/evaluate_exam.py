@@ -1,0 +1,51 @@
+"""`zhllama evaluate exam`."""
+
+from pathlib import Path
+
+from zhllama_jax.cli import ready, terminal
+
+
+def run(
+    *,
+    model: Path,
+    exam: Path,
+    adapter: list[Path] | None = None,
+    template: str | None = None,
+    max_new_tokens: int = 48,
+    output: Path | None = None,
+    dtype: ready.Dtype = "auto",
+) -> None:
+    """Prints how many instructions a model answers exactly, by task, greedily.
+
+    Beside it stands what the single most frequent answer would get right.
+
+    Args:
+      model: Hugging Face directory of the model.
+      exam: .jsonl file of rows with instruction, output and, where there are any, input and task.
+      adapter: adapter directories to put on top, in order.
+      template: what stands around an instruction; by default the one that the model was tuned with.
+      max_new_tokens: tokens of an answer.
+      output: JSON file for the figures, the first wrong answers among them.
+      dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
+    """
+    from zhllama_jax import files
+    from zhllama_jax.adapt import measure
+    from zhllama_jax.convert import manifest
+    from zhllama_jax.data import chat
+    from zhllama_jax.eval import answers
+
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if template is not None:
+        chat.named(template)
+    questions = answers.read(exam)
+    loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
+    prompt = manifest.Prompt(template=template or loaded.template, boundary=loaded.boundary)
+    subject = measure.Subject(loaded.config, loaded.weights, loaded.tokenizer)
+    found = measure.exam(subject, questions, prompt=prompt, max_new_tokens=max_new_tokens, options=loaded.options)
+    counts = {**found["by_task"], "all": (found["right"], found["total"])}
+    rows = [(task, f"{right:,}", f"{total:,}", f"{right / total:.1%}") for task, (right, total) in counts.items()]
+    terminal.result(terminal.table([("task", "exact", "questions", "share"), *rows]))
+    terminal.result(f"the most frequent answer alone: {found['most_frequent']:.1%}")
+    if output:
+        files.write_json(output, {"model": str(model), "exam": str(exam), "template": prompt.template, **found})
