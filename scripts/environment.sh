@@ -1,10 +1,11 @@
 # Sourced by the scripts beside it, from the repository's root.
 
-# environment NAME REQUIREMENT: makes .venv if it is missing and installs REQUIREMENT (editable) into it. A stamp in .venv remembers for which
-# pyproject.toml and which Python that was done, so a second run starts at once.
+# environment NAME REQUIREMENT: makes .venv if it is missing or was left without a working pip, and installs REQUIREMENT (editable) into
+# it. A stamp in .venv remembers for which pyproject.toml and which Python that was done, so a second run starts at once.
 environment() {
   local name=$1 requirement=$2 python="" candidate
-  if [ ! -x .venv/bin/python ]; then
+  # Not only whether it is there: a .venv that was interrupted, moved or made without ensurepip has a python that can install nothing.
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     for candidate in python3.11 python3.12 python3.13 python3; do
       if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
         python=$candidate
@@ -16,7 +17,7 @@ environment() {
       return 1
     fi
     echo "making .venv with $("$python" --version)" >&2
-    "$python" -m venv .venv
+    "$python" -m venv --clear .venv
   fi
 
   local stamp=.venv/zhllama-$name.stamp key

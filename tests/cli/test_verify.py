@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from zhllama_jax.cli import program
+from zhllama_jax.convert import verify as convert_verify
 
 
 def verify(left: Path, *words: str) -> int:
@@ -49,6 +50,14 @@ def test_transformers_agrees(base_model: Path, capsys: pytest.CaptureFixture[str
     pytest.importorskip("transformers")
     assert verify(base_model, "--transformers") == 0
     assert "0 of 2 texts get other ids" in capsys.readouterr().out
+
+
+def test_without_transformers_it_is_said_how_to_get_it(
+    base_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(convert_verify, "against_transformers", lambda directory, texts: None)
+    assert verify(base_model, "--transformers") == 1
+    assert "pip install torch transformers (the extra `verify`)" in capsys.readouterr().err
 
 
 def test_a_missing_directory_is_one_line(base_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ def run(*, left: Path, right: Path | None = None, logits: bool = True, transform
       left: a model or adapter directory.
       right: a second model directory; without one, the files of the first are hashed anew and held against its manifest.
       logits: also compare logits of two models, in float32.
-      transformers: also compare the logits of the first with those of the transformers library.
+      transformers: also compare the logits of the first with those of the transformers library, up to a thousandth of the largest.
       output: JSON file for the findings.
     """
     from zhllama_jax import files
@@ -35,6 +35,8 @@ def run(*, left: Path, right: Path | None = None, logits: bool = True, transform
         raise ValueError(f"{left} and {right} are not the same weights")
     if found.get("manifest"):
         raise ValueError(f"{left} is not what its manifest says")
+    if transformers and not found["transformers"]["agrees"]:
+        raise ValueError(f"{left} gives other logits in transformers than here")
 
 
 def _manifest(directory: Path) -> list[str]:
@@ -78,9 +80,9 @@ def _transformers(directory: Path) -> dict[str, Any]:
 
     report = verify.against_transformers(directory, texts=("The sea is never full.", "江河都往海里流,海却不满。"))
     if report is None:
-        raise ValueError("the comparison with transformers needs the libraries transformers and torch: pip install transformers torch")
+        raise ValueError(verify.MISSING)
     terminal.result(f"transformers: {_logits(report['logits'])}; {report['texts_with_other_ids']} of {report['texts']} texts get other ids")
-    return report
+    return report | {"agrees": verify.agrees(report["logits"])}
 
 
 def _logits(found: dict[str, float]) -> str:
