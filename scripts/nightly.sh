@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# The tests that take minutes (the demo at its true size with three seeds), in .venv (made if missing). About a quarter of an hour on two
+# quiet CPU cores. Arguments go to pytest: `bash scripts/nightly.sh -k demo`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+environment "test" ".[test]"
+
+exec .venv/bin/pytest -q -m slow "$@"
