@@ -37,6 +37,12 @@ def test_a_safe_merge_is_proven(base_model: Path) -> None:
     assert proof.characters > 30_000
 
 
+@pytest.mark.parametrize("strings", [0, -1])
+def test_nothing_compared_is_no_proof(base_model: Path, strings: int) -> None:
+    with pytest.raises(ValueError, match=f"a proof compares at least 1 text, got {strings}"):
+        invariance.prove(*pair(base_model), HAN, strings=strings)
+
+
 BREACHES: dict[str, tuple[Callable[[proto.Model], object], str]] = {
     "another script": (lambda m: m.pieces.append(proto.Piece(piece="fox", score=0)), "1 new pieces hold no han character, first 'fox'"),
     "user defined": (

@@ -48,7 +48,10 @@ def test_words_of_scripts_with_blanks_begin_with_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("词\n词语\t100\n", r"words\.txt:2: a word list has one word a line"), ("字" * 400, r"words\.txt:1: a word has at most 1,024 bytes")],
+    [
+        ("词\n词语\t100\n", r"words\.txt:2: a word list has one word a line"),
+        ("字" * 48 + "\n" + "字" * 49, r"words\.txt:2: a word has at most 48 characters, found 49"),
+    ],
 )
 def test_other_tables_are_no_word_lists(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "words.txt").write_text(content, encoding="utf-8")

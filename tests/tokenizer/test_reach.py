@@ -126,3 +126,10 @@ def test_bridges_only_where_needed() -> None:
     assert reach.bridges(["深度学习"], ["深度学习", "深度", "学习"], {}, HAN) == []
     assert reach.bridges(["深度学习"], ["深度学习", "深度"], {}, HAN) in (["深度学"], ["学习"])
     assert reach.bridges(["字" * 100], ["字" * 100], {}, HAN) == []
+
+
+def test_nothing_is_claimed_of_pieces_too_long_to_be_tried() -> None:
+    """A run of one character that is joined pair by pair can be reached, however long it is."""
+    longest = ["山" * length for length in range(2, reach.MAX_ATOMS + 2)]
+    assert reach.hopeless(longest, {}) == []
+    assert reach.hopeless(["山" * reach.MAX_ATOMS, "山" * (reach.MAX_ATOMS + 1)], {}) == ["山" * reach.MAX_ATOMS]

@@ -152,11 +152,12 @@ def report(
         "script": target.name,
         "texts": {},
     }
+    sides = _Side(base, _fallback_pieces(base)), _Side(merged, _fallback_pieces(merged))
     for name, paths in texts:
         counts = Counts()
         for path in paths:
             for batch in _batches(text for _, text in lines.records(path, field)):
-                counts = counts.plus(_count(base, merged, batch, target))
+                counts = counts.plus(_count(sides, batch, target))
         if not counts.characters:
             raise ValueError(f"the text {name!r} is empty: {', '.join(map(str, paths)) or 'no files'}")
         result["texts"][name] = _measures(counts, base.vocab_size, merged.vocab_size, shape, training)
@@ -253,7 +254,19 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _count(base: processor.Tokenizer, merged: processor.Tokenizer, texts: Sequence[str], script: scripts.Script) -> Counts:
+class _Side(NamedTuple):
+    """A tokenizer, and which of its pieces are fallback."""
+
+    tokenizer: processor.Tokenizer
+    is_fallback_V: np.ndarray
+
+    def fallback(self, encoded: Iterable[Sequence[int]]) -> int:
+        """How many of the ids are fallback."""
+        return sum(int(self.is_fallback_V[np.asarray(ids, dtype=np.int64)].sum()) for ids in encoded)
+
+
+def _count(sides: tuple[_Side, _Side], texts: Sequence[str], script: scripts.Script) -> Counts:
+    base, merged = (side.tokenizer for side in sides)
     old, new = base.encode_batch(texts), merged.encode_batch(texts)
     pattern = script.pattern()
     free = [line for text in texts for line in text.split("\n") if line.strip() and not pattern.search(line)]
@@ -263,21 +276,21 @@ def _count(base: processor.Tokenizer, merged: processor.Tokenizer, texts: Sequen
         characters=sum(map(len, texts)),
         bytes=sum(len(processor.scalar(text).encode("utf-8")) for text in texts),
         base_tokens=sum(map(len, old)),
-        base_fallback=_fallback(base, old),
+        base_fallback=sides[0].fallback(old),
         merged_tokens=sum(map(len, new)),
-        merged_fallback=_fallback(merged, new),
+        merged_fallback=sides[1].fallback(new),
         free_lines=len(free),
         changed_lines=sum(before != after for before, after in pairs),
     )
 
 
-def _fallback(tokenizer: processor.Tokenizer, encoded: Sequence[Sequence[int]]) -> int:
-    """How many ids are single bytes of characters without a piece; the newline, a byte by design, is none of them."""
+def _fallback_pieces(tokenizer: processor.Tokenizer) -> np.ndarray:
+    """Which ids are single bytes of characters without a piece; the newline, a byte by design, is none of them."""
     is_byte_V = np.fromiter((tokenizer.is_byte(number) for number in range(tokenizer.vocab_size)), dtype=bool, count=tokenizer.vocab_size)
     newline = tokenizer.id("<0x0A>")
     if newline is not None:
         is_byte_V[newline] = False
-    return sum(int(is_byte_V[np.asarray(ids, dtype=np.int64)].sum()) for ids in encoded)
+    return is_byte_V
 
 
 def _measures(counts: Counts, old_size: int, new_size: int, shape: Shape, training: int) -> dict[str, Any]:

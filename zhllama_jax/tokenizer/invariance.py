@@ -36,8 +36,10 @@ def prove(base: proto.Model, merged: proto.Model, script: scripts.Script, *, str
     """Verifies the premises and compares `strings` generated texts.
 
     Raises:
-      ValueError: a premise fails or a text is encoded differently; the sentence names it.
+      ValueError: a premise fails or a text is encoded differently, which the sentence names; or `strings` is below 1.
     """
+    if strings < 1:
+        raise ValueError(f"a proof compares at least 1 text, got {strings}")
     faults = premises(base, merged, script)
     if faults:
         raise ValueError(f"text without {script.name} characters is not safe: {'; '.join(faults)}")

@@ -31,13 +31,14 @@ RELEASED = {
 
 
 class Source(NamedTuple):
-    """What became of one file's pieces: offered = present + left_out + taken."""
+    """What became of one file's pieces, of a word list or of a model: offered = present + left_out + taken."""
 
     name: str
     offered: int
     present: int
     left_out: int
     taken: int
+    is_list: bool
 
 
 class Merged(NamedTuple):
@@ -51,8 +52,10 @@ class Merged(NamedTuple):
       size: pieces in all.
       sources: one entry for each added file.
       bridges: pieces added so that words of lists can be reached.
+      foreign: new pieces, padding aside, without a character of the script; none in safe mode.
       unreachable: new pieces, padding aside, that no text is encoded as.
-      hopeless: how many of these no order of the new pieces could reach; None in reference mode, which orders nothing.
+      hopeless: how many of these are known to be out of reach under any order of the new pieces; None in reference mode, which orders
+        nothing.
       pad_id: id of the padding piece, or None.
       proof: what was compared to show that other text is encoded as before; None in reference mode.
       reference_size: pieces that reference mode makes of the same files.
@@ -66,6 +69,7 @@ class Merged(NamedTuple):
     size: int
     sources: tuple[Source, ...]
     bridges: tuple[str, ...]
+    foreign: int
     unreachable: tuple[str, ...]
     hopeless: int | None
     pad_id: int | None
@@ -117,6 +121,8 @@ def merge(
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+    if proof_strings < 1:
+        raise ValueError(f"proof_strings must be at least 1, got {proof_strings}")
     if not added:
         raise ValueError("nothing to add: name at least one SentencePiece model or word list")
     target = scripts.named(script)
@@ -130,7 +136,7 @@ def merge(
     else:
         merged, sources, bridges = faithful, faithful_sources, []
     if not any(source.taken for source in sources):
-        kind = f" that hold a {target.name} letter" if mode == "safe" else ""
+        kind = f" that hold a {target.name} {_wanted(sources)}" if mode == "safe" else ""
         raise ValueError(f"nothing to add: {', '.join(offer.name for offer in offers)} offer no pieces{kind} beyond those of {base}")
 
     safe = mode == "safe"
@@ -146,6 +152,7 @@ def merge(
         size=len(merged.pieces),
         sources=tuple(sources),
         bridges=tuple(bridges),
+        foreign=sum(not target.has_character(piece) for piece in new if piece != PAD),
         unreachable=tuple(unreachable),
         hopeless=len(reach.hopeless(new, reach.priority(model))) if safe else None,
         pad_id=pad_id,
@@ -165,7 +172,7 @@ def _reference(base: proto.Model, offers: Iterable[pieces.Offer], *, pad_token: 
         known.update(taken)
         for piece in taken:
             merged.pieces.append(proto.Piece(piece=piece, score=0))
-        sources.append(Source(offer.name, len(offer.pieces), len(offer.pieces) - len(taken), 0, len(taken)))
+        sources.append(Source(offer.name, len(offer.pieces), len(offer.pieces) - len(taken), 0, len(taken), offer.is_list))
     if pad_token and PAD not in known:
         merged.pieces.append(proto.Piece(piece=PAD, score=0))
     return merged, sources
@@ -185,7 +192,8 @@ def _safe(
         known.update(taken)
         new += taken
         words += taken if offer.is_list else []
-        sources.append(Source(offer.name, len(offer.pieces), present, len(offer.pieces) - present - len(taken), len(taken)))
+        left_out = len(offer.pieces) - present - len(taken)
+        sources.append(Source(offer.name, len(offer.pieces), present, left_out, len(taken), offer.is_list))
 
     first = reach.priority(base)
     bridges = reach.bridges(words, new, first, script)
@@ -218,9 +226,14 @@ def _sentences(merged: Merged) -> list[str]:
         result = [f"{made} (script {merged.script}); `--mode reference` {other}"]
     else:
         rule = f"exactly those that released {merged.reference_name} adapters need" if merged.reference_name else "by the reference's rule"
-        result = [f"{made}, {rule}; English, numbers and code change too: `--mode safe` leaves them as they were"]
+        result = [f"{made}, {rule}"]
+        if merged.foreign:
+            result[0] += (
+                f"; {merged.foreign:,} of the new ones hold no character of the script, and English, numbers and code may be encoded "
+                "differently where these occur: `--mode safe` leaves them as they were"
+            )
     for source in merged.sources:
-        left_out = f", {source.left_out:,} without a letter of the script" if merged.mode == "safe" else ""
+        left_out = f", {source.left_out:,} without a {_wanted([source])} of the script" if merged.mode == "safe" else ""
         result.append(
             f"{source.name}: {source.offered:,} pieces offered, {source.present:,} there already{left_out}, {source.taken:,} taken"
         )
@@ -240,6 +253,12 @@ def _sentences(merged: Merged) -> list[str]:
         result.append(f"padding has the id {merged.pad_id:,}; `zhllama` never produces it from text")
     result.append(f"sha256 {merged.sha256}")
     return result
+
+
+def _wanted(sources: Iterable[Source]) -> str:
+    """What safe mode looks for in a piece, see `pieces.Offer.chosen`."""
+    kinds = {source.is_list for source in sources}
+    return "letter (in word lists, a character)" if len(kinds) > 1 else "character" if True in kinds else "letter"
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

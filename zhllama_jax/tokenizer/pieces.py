@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zhllama_jax import lines
-from zhllama_jax.tokenizer import proto, scripts
+from zhllama_jax.tokenizer import proto, reach, scripts
 
 
 class Offer(NamedTuple):
@@ -36,7 +36,7 @@ def read(path: str | Path, *, script: scripts.Script) -> Offer:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a damaged model; a line with a tab, a control character or more than 1,024 bytes.
+      ValueError: a damaged model; a line with a tab, a control character or more than 48 characters.
     """
     path = Path(path)
     if path.suffix.lower() == ".txt":
@@ -58,7 +58,7 @@ def _read_list(path: Path, script: scripts.Script) -> Offer:
         piece = word.replace(" ", proto.SPACE)
         if script.spaced and not piece.startswith(proto.SPACE):
             piece = proto.SPACE + piece
-        if len(piece.encode("utf-8")) > proto.MAX_PIECE_BYTES:
-            raise ValueError(f"{path}:{number}: a word has at most {proto.MAX_PIECE_BYTES:,} bytes")
+        if len(piece) > reach.MAX_ATOMS:
+            raise ValueError(f"{path}:{number}: a word has at most {reach.MAX_ATOMS} characters, found {len(piece)}: write one word a line")
         words[piece] = None
     return Offer(path.name, tuple(words), frozenset(words), is_list=True)

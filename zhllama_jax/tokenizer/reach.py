@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from zhllama_jax.tokenizer import processor, proto, scripts
 
 MAX_ATOMS = 48
+"""Symbols of the longest piece that is looked into; a word of a list has at most as many characters."""
 MAX_TREES = 12
 MAX_ORDERS = 24
 MAX_TRIALS = 400
@@ -61,11 +62,13 @@ def unreachable(model: proto.Model, first: int = 0) -> list[int]:
 def hopeless(pieces: Iterable[str], base: Mapping[str, int]) -> list[str]:
     """Those of `pieces`, added below the pieces of `base`, that no order of them reaches.
 
-    All merges of the base come first, whatever follows: a new piece is built from the symbols that they leave, its atoms.
+    All merges of the base come first, whatever follows: a new piece is built from the symbols that they leave, its atoms. Pieces of more
+    than `MAX_ATOMS` atoms are not tried, so nothing is claimed of them.
     """
     pieces = list(pieces)
     known = {*base, *pieces}
-    return [piece for piece in pieces if not _plans(joined(piece, base), known)]
+    atoms = {piece: joined(piece, base) for piece in pieces}
+    return [piece for piece in pieces if len(atoms[piece]) <= MAX_ATOMS and not _plans(atoms[piece], known)]
 
 
 def arrange(pieces: Sequence[str], base: Priority) -> list[str]:
