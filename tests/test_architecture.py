@@ -1,6 +1,7 @@
 """The house rules that a machine can hold: layers, JAX-free modules, lengths, docstrings, names, mirrored tests."""
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -148,6 +149,51 @@ def test_no_import_cycles() -> None:
 def test_packages_import_nothing_by_themselves() -> None:
     wrong = [relative(path) for path in modules() if path.name == "__init__.py" and imports(parse(path))]
     assert not wrong, f"`__init__` holds a docstring and no import: {wrong}"
+
+
+TABLE_LINE = re.compile(r"^    ([a-z_]+(?:, [a-z_]+)*)  +\S")
+
+
+def listed(docstring: str) -> tuple[set[str], set[str]]:
+    """The modules that a package's docstring names: in its indented table, and in backticks."""
+    table = [match[1] for line in docstring.split("\n") if (match := TABLE_LINE.match(line))]
+    return {name for names in table for name in names.split(", ")}, set(re.findall(r"`([a-z_]+)(?:\.\w+)?`", docstring))
+
+
+def test_packages_list_the_modules_that_there_are() -> None:
+    """A table lists all modules of its package; running text may name some, and none that does not exist."""
+    wrong = []
+    for path in modules():
+        if path.name != "__init__.py" or path.parent == PACKAGE:
+            continue
+        present = {module.stem for module in path.parent.glob("*.py")} - {"__init__"}
+        table, named = listed(ast.get_docstring(parse(path), clean=False) or "")
+        if table and table != present:
+            wrong.append(
+                f"{relative(path)}: the table lists {sorted(table - present)}, which do not exist, or lacks {sorted(present - table)}"
+            )
+        if not table and named - present:
+            wrong.append(f"{relative(path)}: names {sorted(named - present)}, which do not exist")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("where", ["zhllama_jax/__init__.py", "README.md"])
+def test_the_map_of_layers_is_true(where: str) -> None:
+    """Every unit that exists stands in the map, in its layer, and no other does. A layer's further lines are indented."""
+    found: dict[str, int] = {}
+    layer = None
+    for line in (REPOSITORY / where).read_text(encoding="utf-8").split("\n"):
+        start = re.match(r" *L(\d)  ", line)
+        if start:
+            layer = int(start[1])
+        elif layer is None or not line.startswith("    "):
+            layer = None
+            continue
+        words = re.split(r"  +", line[start.end() if start else 0 :].strip())
+        assert words[0] in LAYERS, f"{where} names {words[0]!r}, which is not in the layer table"
+        found |= dict.fromkeys(itertools.takewhile(LAYERS.__contains__, words), layer)
+    existing = {unit(dotted(path)) for path in modules()} - {"__init__", "__main__"}
+    assert found == {name: LAYERS[name] for name in existing}
 
 
 def is_jax_free(name: str) -> bool:

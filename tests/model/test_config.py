@@ -113,3 +113,21 @@ def test_blocks_map_every_id_to_one_row_and_back(split: int | None) -> None:
 def test_the_head_is_a_matrix_of_its_own_unless_tied() -> None:
     assert config_lib.LlamaConfig(**SMALL).head_matrix == "lm_head"
     assert config_lib.LlamaConfig(**SMALL, tie_word_embeddings=True).head_matrix == "embed_tokens"
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "heads"),
+    [
+        ({}, {"hidden_size": 64}, (4, 16)),
+        ({}, {"num_attention_heads": 8}, (8, 4)),
+        ({}, {"hidden_size": 64, "num_attention_heads": 8}, (8, 8)),
+        ({}, {"num_hidden_layers": 3}, (4, 8)),
+        ({}, {"hidden_size": 64, "head_dim": 8}, (4, 8)),
+        ({"num_key_value_heads": 2}, {"num_attention_heads": 8}, (2, 4)),
+        ({"head_dim": 16}, {"hidden_size": 48}, (4, 16)),
+    ],
+)
+def test_a_copy_keeps_what_was_chosen_and_derives_the_rest_anew(given: dict, changes: dict, heads: tuple[int, int]) -> None:
+    changed = config_lib.LlamaConfig(**SMALL | given).replace(**changes)
+    assert (changed.num_kv_heads, changed.head_width) == heads
+    assert changed == config_lib.LlamaConfig(**SMALL | given | changes)

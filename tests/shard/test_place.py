@@ -23,11 +23,23 @@ def test_weights_are_the_same_on_any_mesh(shape) -> None:
     assert kernel.addressable_shards[0].data.shape == (2, 32 // shape[1], 88 // shape[2])
 
 
-def test_vocabulary_blocks_divide_on_every_mesh() -> None:
-    """Both blocks are padded to 128 rows, so an odd vocabulary is no obstacle."""
-    odd = {"params": llama.abstract(model_config.named("micro", vocab_size=49_953, base_vocab_size=32_000))}
-    leaves = {path: leaf for path, leaf in tree.flatten(odd).items() if "embed" in path}
-    place.shardings(leaves, rules.specs(leaves), mesh_lib.make(1, 1, 8))
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 1, 8), (2, 1, 4), (1, 4, 2), (1, 8, 1), (2, 2, 2)])
+def test_vocabulary_blocks_divide_on_every_mesh(shape, tied) -> None:
+    """Both blocks are padded to a multiple of 128 rows, which every power of two up to 128 divides: an odd vocabulary is no obstacle."""
+    config = model_config.named("micro", vocab_size=49_953, base_vocab_size=31_999, tie_word_embeddings=tied)
+    matrices = [name for name in model_config.MATRICES if name == config.head_matrix or name == "embed_tokens"]
+    leaves = {path: leaf for path, leaf in tree.flatten({"params": llama.abstract(config)}).items() if path.split("/")[1] in matrices}
+    assert len(leaves) == 2 * len(matrices)
+    mesh = mesh_lib.make(*shape)
+    for path, sharding in place.shardings(leaves, rules.specs(leaves), mesh).items():
+        rows, width = leaves[path].shape
+        assert sharding.shard_shape((rows, width)) == (rows // shape[2], width // shape[1]), path
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 8, 16, 32, 64, 128])
+def test_padded_blocks_divide_by_powers_of_two_up_to_128(parts: int) -> None:
+    assert all(model_config.padded_rows(rows) % parts == 0 for rows in (1, 127, 129, 17_953, 31_999, 49_953))
 
 
 def test_sizes_that_do_not_divide_are_named_with_the_fix() -> None:

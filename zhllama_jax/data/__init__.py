@@ -1,6 +1,9 @@
 """Layer 2: text and instructions on their way to the device.
 
-    documents, chat      files -> documents, instruction rows -> token ids
+    config               what may be chosen
+    documents, clean     files -> documents, the worst of them left out
+    holdout              which of them are learned from, and which only scored
+    chat                 instruction rows -> token ids
     pack                 token ids -> rows of fixed length
     store                rows on disk: a TFDS dataset, ArrayRecord, no TensorFlow
     mixture, shuffle     which row comes when: a pure function of (seed, row number)

@@ -8,6 +8,7 @@ project but `files`.
     scenes        what happens in a document: parts drawn once, told in either language
     english       sentence patterns of the base model's language
     chinese       sentence patterns of the language to adapt to
+    speech        what exercises need of a language: questions, lists, yes and no
     instructions  the tasks, their wordings and their answers
     world         the files
 """

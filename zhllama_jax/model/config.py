@@ -139,7 +139,16 @@ class LlamaConfig:
         return self.head_dim
 
     def replace(self, **changes: Any) -> "LlamaConfig":
-        """A copy with some fields changed, checked like a new one."""
+        """A copy with some fields changed, checked like a new one.
+
+        Where width or query heads change, heads that divide the width evenly, and key/value heads that are as many as the query heads,
+        follow unless `changes` says otherwise. `base_vocab_size` stays: what `vocab_size` gains is an extension.
+        """
+        if changes.keys() & {"hidden_size", "num_attention_heads"}:
+            if self.head_width * self.num_attention_heads == self.hidden_size:
+                changes = {"head_dim": None, **changes}
+            if self.num_kv_heads == self.num_attention_heads:
+                changes = {"num_key_value_heads": None, **changes}
         return dataclasses.replace(self, **changes)
 
 
@@ -179,7 +188,7 @@ def named(name: str, **changes: Any) -> LlamaConfig:
 
 
 def padded_rows(rows: int) -> int:
-    """Rows that a block of `rows` logical rows takes in flight: the next multiple of 128, so that every mesh divides it."""
+    """Rows that a block of `rows` logical rows takes in flight: the next multiple of 128, which every power of two up to 128 divides."""
     return -(-rows // 128) * 128
 
 
