@@ -323,7 +323,7 @@ def _parse(reader: safetensors_io.Reader, settings: peft_config.Settings, *, whe
         raise ValueError(f"{where}: the adapter is empty")
     if (
         settings.tied
-        and set(rows) == {"embed_tokens", "lm_head"}
+        and set(rows) == set(config_lib.MATRICES)
         and np.array_equal(rows["embed_tokens"].values_VD, rows["lm_head"].values_VD)
     ):
         del rows["lm_head"]

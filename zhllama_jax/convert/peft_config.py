@@ -188,9 +188,9 @@ def _pattern(raw: Mapping[str, Any], key: str, is_valid: Any, problems: list[str
 def _indices(raw: Mapping[str, Any], problems: list[str]) -> dict[str, list[int]]:
     value = raw.get("trainable_token_indices")
     table = {"embed_tokens": value} if isinstance(value, list) else value or {}
-    known = isinstance(table, dict) and all(name.removeprefix("model.") in ("embed_tokens", "lm_head") for name in table)
+    known = isinstance(table, dict) and all(name.removeprefix("model.") in config_lib.MATRICES for name in table)
     if not known or not all(isinstance(ids, list) and ids and all(type(id_) is int and id_ >= 0 for id_ in ids) for ids in table.values()):
-        problems.append(f"trainable_token_indices must list rows of embed_tokens or lm_head, got {_brief(value)}")
+        problems.append(f"trainable_token_indices must list rows of {' or '.join(config_lib.MATRICES)}, got {_brief(value)}")
         return {}
     return {name.removeprefix("model."): ids for name, ids in table.items()}
 

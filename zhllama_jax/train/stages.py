@@ -91,7 +91,7 @@ def rules(stage: config_lib.Stage) -> list[config_lib.Rule]:
     if stage.full:
         own = [NORMS, EVERYTHING]
     else:
-        matrices = "(embed_tokens|lm_head)" if stage.trains_head else "embed_tokens"
+        matrices = f"({'|'.join(model_config.MATRICES)})" if stage.trains_head else model_config.MATRICES[0]
         blocks = {"none": [], "new": ["extension"], "all": ["(base|extension)"]}[stage.trained_rows]
         own = [ADAPTERS, *(config_lib.Rule(f"params/{matrices}/{block}") for block in blocks), THE_REST]
     return [CONSTANTS, *stage.extra_rules, *own]
