@@ -28,6 +28,7 @@ from zhllama_jax.model import config as model_config
 from zhllama_jax.model import llama
 from zhllama_jax.tokenizer import processor
 from zhllama_jax.train import config as config_lib
+from zhllama_jax.train import succession
 
 Say = Callable[[str], None]
 ADAPTER, MODEL, RESULT = "adapter", "model", "result.json"
@@ -79,6 +80,7 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
       FileNotFoundError: a directory is missing.
       ValueError: adapters that do not belong together or to the model, or a take-over that their contents do not allow.
     """
+    _check_output(experiment)
     if isinstance(experiment.model, config_lib.NewModel):
         return _random(experiment, experiment.model)
     stage, directory = experiment.choice, Path(experiment.model)
@@ -91,7 +93,7 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
         say(f"note: {note}")
     tokenizer = processor.Tokenizer.load(loaded[-1].directory if loaded else directory)
     llama_hf.check_tokenizer(checkpoint.config, tokenizer)
-    replaced = _replaced(experiment, loaded)
+    replaced = _replaced(experiment, loaded, checkpoint.params)
     former = loaded[:-1] if replaced else loaded
     params = checkpoint.params
     for adapter in loaded:
@@ -101,6 +103,7 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
     lora = experiment.lora.targeting(stage.lora_targets) if stage.lora_targets else None
     if lora is not None:
         weights["lora"] = _factors(params, lora, experiment, replaced)
+        adapters.check(params, weights["lora"])
     prompts = [checkpoint.prompt, *(adapter.prompt for adapter in loaded)]
     return Start(
         config=checkpoint.config,
@@ -114,6 +117,18 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
         history=(replaced.history if replaced else []) if not stage.full else checkpoint.history,
         dtype=tree.flatten(checkpoint.params)["norm/weight"].dtype.name,
     )
+
+
+def _check_output(experiment: config_lib.Experiment) -> None:
+    """Refuses a run whose results would take the place of what it reads."""
+    model = experiment.model
+    stores = [source.store for source in experiment.data.sources if source.store is not None]
+    results = [(Path(experiment.output) / name).resolve() for name in (ADAPTER, MODEL)]
+    for read in (model if isinstance(model, str) else model.tokenizer, *experiment.adapters, *stores):
+        place = Path(read).resolve()
+        over = [result for result in results if place.is_relative_to(result) or result.is_relative_to(place)]
+        if over:
+            raise ValueError(f"{read} is read, and the run would write {over[0]} there: choose another output")
 
 
 def trimmed(start: Start) -> Start:
@@ -256,41 +271,17 @@ def _random(experiment: config_lib.Experiment, model: config_lib.NewModel) -> St
     )
 
 
-def _replaced(experiment: config_lib.Experiment, loaded: list[peft.Adapter]) -> peft.Adapter | None:
+def _replaced(experiment: config_lib.Experiment, loaded: list[peft.Adapter], params: arrays.Tree) -> peft.Adapter | None:
     """The adapter whose factors go on being trained; None if new ones begin.
 
     Raises:
       ValueError: the adapters do not allow the take-over.
     """
-    mode = experiment.adapter
-    with_factors = [adapter for adapter in loaded if adapter.lora]
-    if mode == "fresh" and with_factors:
-        named = ", ".join(str(adapter.directory) for adapter in with_factors)
-        raise ValueError(f"adapter: fresh, but {named} holds LoRA factors: say continue, extend or fold")
-    if mode in ("fresh", "fold"):
-        return None
-    if not with_factors:
-        raise ValueError(f"adapter: {mode}, but none of the adapters holds LoRA factors: say fresh")
-    last = loaded[-1]
-    if not last.lora:
-        raise ValueError(f"adapter: {mode} takes over the last adapter, but {last.directory} holds rows only: say fold")
-    assert last.lora_config is not None, "an adapter with factors has their configuration"
-    wanted = experiment.lora.targeting(experiment.choice.lora_targets)
-    ours, theirs = set(wanted.targets), set(last.lora_config.targets)
-    problems = []
-    if mode == "continue" and ours != theirs:
-        problems.append(f"it has factors on {', '.join(last.lora_config.targets)}, the stage on {', '.join(wanted.targets)}")
-    if mode == "extend" and not theirs < ours:
-        problems.append(
-            f"the stage's targets ({', '.join(wanted.targets)}) must hold its own ({', '.join(last.lora_config.targets)}) and more"
-        )
-    if mode == "continue":
-        for name in ("rank", "alpha", "rslora"):
-            if getattr(wanted, name) != getattr(last.lora_config, name):
-                problems.append(f"its {name} is {getattr(last.lora_config, name)}, the stage's {getattr(wanted, name)}")
-    if problems:
-        raise ValueError(f"adapter: {mode} cannot take over {last.directory}: {'; '.join(problems)}")
-    return last
+    listed = [succession.Former(str(adapter.directory), adapter.lora_config if adapter.lora else None) for adapter in loaded]
+    # A regex is compared as the kernels that it stands for.
+    targets = tuple(path.rpartition("/")[2] for path in adapters.targets(params, experiment.choice.lora_targets))
+    wanted = experiment.lora.targeting(targets) if targets else None
+    return loaded[-1] if succession.goes_on(experiment.adapter, wanted, listed) else None
 
 
 def _factors(
