@@ -58,7 +58,7 @@ def test_the_same_answers_are_scored_under_both_vocabularies(done: Any) -> None:
 
 
 def test_without_training_on_text_the_exam_is_sat_twice(recipe: config_lib.Adapt) -> None:
-    only = dataclasses.replace(recipe, trainings=recipe.trainings[-1:])
+    only = dataclasses.replace(recipe, trainings=(dataclasses.replace(recipe.trainings[-1], adapter="fresh"),))
     assert evaluation.exam_points(only) == ["resized", "tune"]
     assert evaluation.base_name(recipe) == "english"
     assert evaluation.base_name(dataclasses.replace(recipe, base=config_lib.Base(model="llama"))) == "base"
@@ -101,4 +101,14 @@ def test_transformers_agrees_with_the_exported_directory(done: Any) -> None:
 def test_without_transformers_the_check_says_so(done: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "against_transformers", lambda directory, *, texts: None)
     found = evaluation.check(done.config, tmp_path, {})
-    assert found == {"sentence": "Not compared: `transformers` is not installed.", "report": None}
+    assert (found["report"], found["agrees"]) == (None, None)
+    assert found["sentence"].startswith("Not compared: ") and "pip install torch transformers" in found["sentence"]
+
+
+@pytest.mark.parametrize(("max_abs", "agrees"), [(0.01, True), (0.011, False), (float("nan"), False)])
+def test_the_check_has_a_verdict(done: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, max_abs: float, agrees: bool) -> None:
+    report = {"logits": {"max_abs": max_abs, "largest": 10.0, "same_argmax": 1.0}, "texts": 1, "texts_with_other_ids": 0}
+    monkeypatch.setattr(verify, "against_transformers", lambda directory, *, texts: report)
+    found = evaluation.check(done.config, tmp_path, {})
+    assert found["agrees"] is agrees
+    assert f"is {'within' if agrees else 'beyond'} the tolerance of 0.001 of the largest" in found["sentence"]

@@ -85,6 +85,39 @@ def test_an_interrupted_step_finds_its_folder_and_a_changed_one_an_empty_folder(
     assert pipeline.run(rate=2)["second"].figures["partial"] == 1
 
 
+def test_a_folder_that_no_step_began_is_never_emptied(pipeline):
+    folder = pipeline.output / "steps" / "second"
+    folder.mkdir(parents=True)
+    (folder / "precious").write_text("x")
+    with pytest.raises(ValueError, match=r"second holds what no step of this output made: choose another output"):
+        pipeline.run()
+    assert (folder / "precious").read_text() == "x"
+    (folder / "precious").unlink()
+    pipeline.run()
+    assert pipeline.ran == ["second", "apart"], "an empty folder is as good as none"
+
+
+@pytest.mark.parametrize("read", ["output/steps/a", "output/steps/a/source.txt", "output"])
+def test_no_step_writes_over_what_is_read(tmp_path, read):
+    source = tmp_path / "output" / "steps" / "a" / "source.txt"
+    source.parent.mkdir(parents=True)
+    source.write_text("x")
+    ran = []
+    step = steps.Step("a", lambda folder, before: ran.append(folder) or {}, reads=[str(tmp_path / read)])
+    with pytest.raises(ValueError, match=r"is an input, and .*steps/a would be written there: choose another output"):
+        steps.run([step], tmp_path / "output", lambda line: None)
+    assert source.read_text() == "x" and not ran
+
+
+def test_what_is_missing_is_told_before_the_first_step(tmp_path):
+    ran = []
+    first = steps.Step("first", lambda folder, before: ran.append(folder) or {})
+    last = steps.Step("last", lambda folder, before: {}, reads=[str(tmp_path / "a.txt"), str(tmp_path / "b.txt")])
+    with pytest.raises(FileNotFoundError, match=r"a\.txt, .*b\.txt not found"):
+        steps.run([first, last], tmp_path / "output", lambda line: None)
+    assert not ran
+
+
 def test_missing_files_and_wrong_orders_are_named(tmp_path):
     step = steps.Step("a", lambda folder, before: {}, reads=[str(tmp_path / "none.txt")])
     with pytest.raises(FileNotFoundError, match=r"none\.txt not found"):

@@ -1,13 +1,15 @@
 """The verb hands its file to the pipeline; the pipeline itself is tried in tests/adapt."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from zhllama_jax.adapt import config as adapt_config
-from zhllama_jax.adapt import pipeline
+from zhllama_jax.adapt import demonstration, pipeline
 from zhllama_jax.cli import program
+from zhllama_jax.train import config as train_config
 
 CONFIG = """
 output: {output}
@@ -53,3 +55,20 @@ def test_a_text_that_is_not_named_is_refused(tmp_path: Path, capsys: pytest.Capt
 def test_without_a_file_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["adapt"]) == 2
     assert capsys.readouterr().err.startswith("zhllama: error: missing: --output, --texts")
+
+
+def test_a_resolved_pipeline_reads_back_as_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's, which uses every part, with a prompt and a rule that YAML must quote."""
+    whole = demonstration.prepare(tmp_path / "run", seed=3)
+    *former, last = whole.trainings
+    ruled = dataclasses.replace(last.stage, extra_rules=(train_config.Rule("lora/.*/(a|b)", lr_scale=0.5),))
+    whole = dataclasses.replace(
+        whole,
+        trainings=(*former, dataclasses.replace(last, stage=ruled)),
+        evaluation=dataclasses.replace(whole.evaluation, samples=("为什么: 天\n- 是 '蓝' 的？ #", "no")),
+    )
+    (tmp_path / "config.yaml").write_text(whole.to_yaml(), encoding="utf-8")
+    got: list[adapt_config.Adapt] = []
+    monkeypatch.setattr(pipeline, "run", lambda settings, *, say: got.append(settings) or Path("report.md"))
+    assert program.run(["adapt", "--config", str(tmp_path / "config.yaml")]) == 0
+    assert got == [whole]

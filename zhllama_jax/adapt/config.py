@@ -5,10 +5,14 @@ them by name, so nothing that is held out can be trained on by mistake.
 """
 
 import dataclasses
-from typing import Literal
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from zhllama_jax.data import config as data_config
 from zhllama_jax.train import config as train_config
+from zhllama_jax.train import succession
 
 INSTRUCTIONS = "instructions"
 
@@ -81,6 +85,31 @@ class Training:
             raise ValueError(f"training {self.name!r}: give either tokens or steps")
         if not self.texts:
             raise ValueError(f"training {self.name!r}: texts is empty; name at least one with a weight")
+        try:
+            self.stand_in()
+        except ValueError as error:
+            raise ValueError(f"training {self.name!r}: {error}") from None
+
+    def experiment(
+        self, *, model: str | train_config.NewModel, stores: Sequence[str], output: str, adapters: Sequence[str] = (), **settings: Any
+    ) -> train_config.Experiment:
+        """What `train` is given: this training on the stores of its texts, in their order."""
+        shares = [data_config.Share(weight=weight) for weight in self.texts.values()]
+        sources = [train_config.Source(store=store, share=share) for store, share in zip(stores, shares, strict=True)]
+        shared = {field.name for field in dataclasses.fields(self)} - {"name", "texts", "separate"}
+        return train_config.Experiment(
+            model=model,
+            data=train_config.Data(sources=tuple(sources), separate=self.separate),
+            output=output,
+            adapters=tuple(adapters),
+            **{name: getattr(self, name) for name in shared},
+            **settings,
+        )
+
+    def stand_in(self, **settings: Any) -> train_config.Experiment:
+        """The experiment with names in place of what only the pipeline makes: it is refused where the real one would be."""
+        adapters = () if self.adapter == "fresh" else ("former",)
+        return self.experiment(model="model", stores=list(self.texts), output="output", adapters=adapters, **settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +185,11 @@ class Evaluation:
     equal_compute: bool = True
     verify_with_transformers: bool = True
 
+    def __post_init__(self) -> None:
+        for name in ("max_characters", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"evaluation.{name} must be at least 1, got {getattr(self, name)}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Adapt:
@@ -163,7 +197,7 @@ class Adapt:
 
     Attributes:
       output: directory of all results: `report.md`, the adapted `model`, and all else in `steps`.
-      texts: name -> files and what of them is held out.
+      texts: name -> files and what of them is held out; what one text holds out is learned from none.
       base: the model to adapt.
       vocabulary: what is merged into its tokenizer.
       trainings: the stages, in order; those on instructions come last.
@@ -190,7 +224,7 @@ class Adapt:
     def __post_init__(self) -> None:
         problems = []
         known = {*self.texts, *([INSTRUCTIONS] if self.instructions else [])}
-        trainings = [*self.trainings, *([self.base.training] if self.base.training else [])]
+        trainings = self.all_trainings
         for training in trainings:
             problems += [f"training {training.name!r} names the text {name!r}" for name in training.texts if name not in known]
         for vocabulary in (self.base.tokenizer, self.vocabulary.added):
@@ -207,7 +241,63 @@ class Adapt:
         if len(set(names)) < len(names) or set(names) & RESERVED or any(name.startswith(RESERVED_PREFIXES) for name in names):
             reserved = [*sorted(RESERVED), *(f"{prefix}…" for prefix in RESERVED_PREFIXES)]
             raise ValueError(f"trainings need distinct names other than {', '.join(reserved)}; got {', '.join(names)}")
+        unfit = [name for name in (*names, *self.texts) if not re.fullmatch(r"\w[\w.-]*", name)]
+        if unfit:
+            raise ValueError(f"{', '.join(map(repr, unfit))} cannot name a folder: use letters, digits, '_', '-' and '.'")
         self._check_held_out()
+        self._check_rows()
+        self._check_order()
+
+    @property
+    def all_trainings(self) -> list[Training]:
+        """The base's training, if the pipeline makes the base, and the stages."""
+        return [*([self.base.training] if self.base.training else []), *self.trainings]
+
+    def to_yaml(self) -> str:
+        """The resolved pipeline as a configuration file that `zhllama adapt --config` reads."""
+        import yaml
+
+        # By way of JSON, in which a tuple is a list: YAML would give it a tag of Python's.
+        return yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(self))), sort_keys=False, allow_unicode=True)
+
+    def _check_rows(self) -> None:
+        """Refuses rows that could not be built or compared: all have one length."""
+        sources: dict[str, data_config.TextData | data_config.SftData] = dict(self.texts)
+        if self.instructions is not None:
+            sources[INSTRUCTIONS] = self.instructions
+        for name, source in sources.items():
+            (default,) = [field.default for field in dataclasses.fields(source) if field.name == "length"]
+            if source.length not in (default, self.sequence_length):
+                raise ValueError(
+                    f"{name}: length {source.length} has no effect, all rows have sequence_length {self.sequence_length}: leave it out"
+                )
+            dataclasses.replace(source, length=self.sequence_length)
+        if self.evaluation.exam is not None and self.instructions is None:
+            raise ValueError("evaluation.exam needs instructions: their template says how it is asked")
+
+    def _check_order(self) -> None:
+        """Refuses trainings that cannot follow each other, or whose settings only show at their end to be wrong."""
+        tuned = ""
+        listed: list[succession.Former] = []
+        if self.base.training is not None and self.base.training.adapter != "fresh":
+            raise ValueError(f"training {self.base.training.name!r} begins with random weights: leave out adapter")
+        for one in self.trainings:
+            try:
+                targets = succession.kernels(one.stage.lora_targets)
+                wanted = one.lora.targeting(targets) if targets else None
+                one.stand_in(seed=self.seed, dtype=self.dtype)
+                listed = succession.after(one.adapter, wanted, listed, name=one.name, full=one.stage.full)
+            except ValueError as error:
+                raise ValueError(f"training {one.name!r}: {error}") from None
+            if INSTRUCTIONS in one.texts:
+                tuned = one.name
+            elif tuned:
+                raise ValueError(f"training {one.name!r} on text alone comes after {tuned!r} on instructions: those come last")
+        for one in self.all_trainings:
+            sources = [self.texts.get(name, self.instructions) for name in one.texts]
+            scored = [source for source in sources if source is not None and (source.validation_files or source.held_out)]
+            if one.validation.keep == "best" and not scored:
+                raise ValueError(f"training {one.name!r}: validation.keep: best needs a text that holds something out")
 
     def _check_held_out(self) -> None:
         """Refuses what could not be scored, before hours of training instead of after them."""

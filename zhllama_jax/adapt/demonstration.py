@@ -6,14 +6,20 @@ from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.data import config as data_config
 from zhllama_jax.demo import world
 from zhllama_jax.train import config as train_config
+from zhllama_jax.train import guard
 
 SEQUENCE_LENGTH = 128
 SAMPLES = ("星期三后面是星期几？", "兔子是哪一种东西？", "医生在哪里工作？", "一共有几个？\n苹果、老虎和钥匙")
 
 
 def prepare(output: Path, *, seed: int) -> config_lib.Adapt:
-    """Writes the world's files into `<output>/world` and returns the pipeline that learns it."""
-    made = world.write(output / "world", seed=seed)
+    """Writes the world's files into `<output>/world` and returns the pipeline that learns it.
+
+    Raises:
+      ValueError: another process works on the output.
+    """
+    with guard.lock(output):  # a demo that is running reads these files
+        made = world.write(output / "world", seed=seed)
     return recipe(made, output=output, seed=seed)
 
 

@@ -98,16 +98,17 @@ def held_out_of(config: config_lib.Adapt, name: str) -> list[str]:
 def check(config: config_lib.Adapt, folder: Path, before: Mapping[str, Any]) -> dict[str, Any]:
     """Compares the exported directory's logits with those of `transformers`, where that is installed."""
     del folder, before
-    texts_held_out = [document[:CHECKED_CHARACTERS] for name in held_out(config) for document in held_out_of(config, name)[:CHECKED_TEXTS]]
-    report = verify.against_transformers(places.of(config, places.FINAL), texts=texts_held_out)
+    chosen = [document[:CHECKED_CHARACTERS] for documents in held_out(config).values() for document in documents[:CHECKED_TEXTS]]
+    report = verify.against_transformers(places.of(config, places.FINAL), texts=chosen)
     if report is None:
-        return {"sentence": "Not compared: `transformers` is not installed.", "report": None}
-    logits = report["logits"]
+        return {"sentence": f"Not compared: {verify.MISSING}; the same command then compares.", "report": None, "agrees": None}
+    logits, agrees = report["logits"], verify.agrees(report["logits"])
     sentence = (
         f"`transformers` loads the exported directory: logits differ by at most {logits['max_abs']:.2e} (largest {logits['largest']:.1f}), "
+        f"which is {'within' if agrees else 'beyond'} the tolerance of {verify.TOLERANCE:g} of the largest, "
         f"and {report['texts_with_other_ids']} of {report['texts']} texts get other ids."
     )
-    return {"sentence": sentence, "report": report}
+    return {"sentence": sentence, "report": report, "agrees": agrees}
 
 
 def base_name(config: config_lib.Adapt) -> str:
@@ -116,11 +117,15 @@ def base_name(config: config_lib.Adapt) -> str:
 
 
 def _subject(config: config_lib.Adapt, name: str, before: Mapping[str, Any]) -> measure.Subject:
-    """The model after a step: a directory, with the adapters folded in that the step's figures list."""
-    directory = {base_name(config): places.base_model(config), places.BASELINE: places.base_model(config)}.get(
-        name, places.of(config, places.RESIZED)
-    )
-    loaded = fold.load(directory, places.inside(config, before.get(name, {}).get("adapters", [])), dtype=config.dtype)
+    """The model after a step: the directory that a training's figures name, with their adapters folded in; the base; the grown one."""
+    adapters: list[str] = []
+    if name == places.RESIZED:
+        directory = places.of(config, places.RESIZED)
+    elif name in before:
+        directory, adapters = places.after(config, before[name])
+    else:
+        directory = places.base_model(config)
+    loaded = fold.load(directory, adapters, dtype=config.dtype)
     weights = {"params": jax.tree.map(jnp.asarray, loaded.checkpoint.params)}
     return measure.Subject(loaded.checkpoint.config, weights, loaded.tokenizer)
 

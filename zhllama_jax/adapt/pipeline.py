@@ -8,11 +8,13 @@ from typing import Any
 
 from zhllama_jax import files
 from zhllama_jax.adapt import config as config_lib
-from zhllama_jax.adapt import evaluation, places, steps, summary, training, vocabulary
-from zhllama_jax.data import config as data_config
+from zhllama_jax.adapt import evaluation, inputs, places, steps, summary, training, vocabulary
+from zhllama_jax.convert import verify
 from zhllama_jax.eval import report
+from zhllama_jax.train import guard
 
 REPORT = "report.md"
+CONFIG = "config.yaml"
 
 
 def run(config: config_lib.Adapt, *, say: Callable[[str], None]) -> Path:
@@ -23,17 +25,23 @@ def run(config: config_lib.Adapt, *, say: Callable[[str], None]) -> Path:
       say: takes one line before and after each step.
 
     Returns:
-      The report, `<output>/report.md`; `report.json`, `plots/` and the adapted `model` lie beside it.
+      The report, `<output>/report.md`; `report.json`, `config.yaml`, `plots/` and the adapted `model` lie beside it.
 
     Raises:
-      FileNotFoundError, ValueError: an input is missing or does not fit; the step that found it is the last one said.
+      FileNotFoundError, ValueError: an input is missing or does not fit, which is looked for before the first step; or another process
+        works on the output; or, when all is done and reported, the exported model gives other logits in `transformers`.
     """
-    output = Path(config.output)
-    records = steps.run(plan(config), output, say)
-    figures = summary.collect(config, records)
-    report.plots(figures, output / "plots")
-    files.write_json(output / "report.json", figures)
-    files.atomic_write(output / REPORT, report.markdown(figures))
+    inputs.check(config)
+    planned, output = plan(config), Path(config.output)
+    with guard.lock(output):
+        files.atomic_write(output / CONFIG, config.to_yaml())
+        records = steps.run(planned, output, say)
+        figures = summary.collect(config, records)
+        report.plots(figures, output / "plots")
+        files.write_json(output / "report.json", figures)
+        files.atomic_write(output / REPORT, report.markdown(figures))
+    if (figures["check"] or {}).get("agrees") is False:
+        raise ValueError(f"{places.of(config, places.FINAL)} gives other logits in transformers than here; see {output / REPORT}")
     return output / REPORT
 
 
@@ -71,7 +79,7 @@ def _vocabulary_steps(config: config_lib.Adapt) -> list[steps.Step]:
         places.TOKENIZER,
         functools.partial(vocabulary.merge_in, config),
         settings=[_plain(config.vocabulary), {name: _plain(text) for name, text in config.texts.items()}],
-        reads=[*reads, *(added if isinstance(added, tuple) else []), *_files(config, config.texts)],
+        reads=[*reads, *(added if isinstance(added, tuple) else []), *inputs.files(config, config.texts)],
         needs=[*needs, *([places.ADDED] if isinstance(added, config_lib.NewVocabulary) else [])],
     )
     growing = steps.Step(
@@ -123,8 +131,7 @@ def _measuring_steps(config: config_lib.Adapt) -> list[steps.Step]:
     measured = config.evaluation
     last = config.trainings[-1].name
     reads = [
-        *_files(config, config.texts),
-        *(_files(config, [config_lib.INSTRUCTIONS]) if config.instructions else []),
+        *inputs.files(config, [*config.texts, *([config_lib.INSTRUCTIONS] if config.instructions else [])]),
         *([measured.exam] if measured.exam else []),
     ]
     settings = [
@@ -149,7 +156,9 @@ def _measuring_steps(config: config_lib.Adapt) -> list[steps.Step]:
     spoken = [*settings, config.adapted]
     made.append(steps.Step("generation", functools.partial(evaluation.generation, config, last), spoken, reads, needs))
     if measured.verify_with_transformers:
-        made.append(steps.Step("check", functools.partial(evaluation.check, config), needs=[places.FINAL]))
+        made.append(
+            steps.Step("check", functools.partial(evaluation.check, config), [verify.installed(), *settings], reads, [places.FINAL])
+        )
     return made
 
 
@@ -175,12 +184,13 @@ def _packing(config: config_lib.Adapt, tokenizer: str, name: str) -> steps.Step:
         needs, reads = [places.TOKENIZER], []
     else:
         needs, reads = ([places.BASE_TOKENIZER], []) if own else ([], [str(places.old_tokenizer(config))])
-    text = config.instructions if name == config_lib.INSTRUCTIONS else config.texts[name]
+    instructions = name == config_lib.INSTRUCTIONS
+    text = config.instructions if instructions else config.texts[name]
     return steps.Step(
         _rows(tokenizer, name),
         functools.partial(training.pack, config, tokenizer, name),
-        settings=[_plain(text), config.sequence_length],
-        reads=[*reads, *_files(config, [name])],
+        settings=[_plain(text), config.sequence_length, *([] if instructions else _shares(config))],
+        reads=[*reads, *inputs.files(config, [name]), *([] if instructions else inputs.held_out_files(config.texts))],
         needs=needs,
         folder=f"steps/rows_{tokenizer}/{name}",
     )
@@ -189,7 +199,13 @@ def _packing(config: config_lib.Adapt, tokenizer: str, name: str) -> steps.Step:
 def _learning(config: config_lib.Adapt, name: str, new: config_lib.NewVocabulary) -> steps.Step:
     texts = {text: _plain(config.texts[text]) for text in new.texts}
     run = functools.partial(vocabulary.learn, config, new)
-    return steps.Step(name, run, settings=[_plain(new), texts, config.seed], reads=_files(config, new.texts))
+    reads = [*inputs.files(config, new.texts), *inputs.held_out_files(config.texts)]
+    return steps.Step(name, run, settings=[_plain(new), texts, config.seed, *_shares(config)], reads=reads)
+
+
+def _shares(config: config_lib.Adapt) -> list[Any]:
+    """What the texts hold out by hash: no document of it is learned from, by whatever text."""
+    return sorted({(text.held_out, text.salt) for text in config.texts.values() if text.held_out})
 
 
 def _settings(config: config_lib.Adapt, one: config_lib.Training, init: Any = None) -> Any:
@@ -197,14 +213,6 @@ def _settings(config: config_lib.Adapt, one: config_lib.Training, init: Any = No
     spared = {"checkpoint", *(["validation"] if one.validation.keep == "last" else [])}
     own = {name: value for name, value in dataclasses.asdict(one).items() if name not in spared}
     return [own, _plain(init), config.sequence_length, config.dtype, config.seed]
-
-
-def _files(config: config_lib.Adapt, names: Sequence[str] | dict[str, Any]) -> list[str]:
-    """The files behind named texts."""
-    sources: list[data_config.TextData | data_config.SftData | None] = [
-        config.instructions if name == config_lib.INSTRUCTIONS else config.texts[name] for name in names
-    ]
-    return [path for source in sources if source is not None for path in (*source.files, *source.validation_files)]
 
 
 def _names(trainings: Sequence[config_lib.Training]) -> list[str]:

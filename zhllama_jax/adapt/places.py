@@ -1,7 +1,8 @@
 """Where the pipeline's steps leave what the others take up: models on top of the output, all else below `steps`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from zhllama_jax.adapt import config as config_lib
 
@@ -40,6 +41,12 @@ def old_tokenizer(config: config_lib.Adapt) -> Path:
     if config.base.model is not None:
         return Path(config.base.model)
     return Path(config.base.tokenizer) if isinstance(config.base.tokenizer, str) else of(config, BASE_TOKENIZER)
+
+
+def after(config: config_lib.Adapt, figures: Mapping[str, Any]) -> tuple[Path, list[str]]:
+    """The model directory and the adapters to fold into it, in order, that a training's figures name."""
+    model = figures["model"]
+    return base_model(config) if model is None else Path(config.output) / model, inside(config, figures["adapters"])
 
 
 def inside(config: config_lib.Adapt, places: Sequence[str]) -> list[str]:

@@ -3,12 +3,11 @@
 A step's key is a digest of its settings, of the content of the files it reads, and of the keys of the steps before it that it needs.
 Its record `<output>/.steps/<name>.json` is written when the step has ended; a record with the same key means there is nothing to do. A
 step that was interrupted finds its folder as it left it (training resumes there); a step whose key has changed finds an
-empty one.
+empty one. Only a folder that a step of this list began, as `<output>/.steps/<name>.begun` says, is ever emptied.
 """
 
 import dataclasses
 import functools
-import glob
 import hashlib
 import json
 import os
@@ -30,7 +29,7 @@ class Step:
       name: names the step, its record and, unless `folder` does, its folder.
       run: does the work in the given folder, with the figures of all former steps by name; returns its own figures (JSON).
       settings: whatever decides the result (JSON).
-      reads: files and folders from outside the pipeline, whose content decides the result; glob patterns too.
+      reads: files and folders from outside the pipeline, whose content decides the result.
       needs: names of former steps whose results this one uses.
       folder: below the pipeline's output; None is `steps/<name>`.
     """
@@ -62,16 +61,19 @@ def run(steps: Sequence[Step], output: Path, say: Callable[[str], None]) -> dict
     """Does every step that is not done yet, in order; says one line before and after each.
 
     Raises:
-      ValueError: two steps of one name, or a need that is not a former step.
+      FileNotFoundError: something that a step reads is missing; nothing was done.
+      ValueError: two steps of one name, a need that is not a former step, an input where a step would write, or a folder that is not
+        empty though no step began it.
     """
     _check(steps)
+    _check_reads(steps, output)
     records: dict[str, Record] = {}
     for index, step in enumerate(steps, 1):
         key = _key(step, {name: records[name].key for name in step.needs})
         record_path = output / ".steps" / f"{step.name}.json"
         label = f"[{index}/{len(steps)}] {step.name}"
         record = _read(record_path)
-        folder = output / (step.folder or f"steps/{step.name}")
+        folder = _folder(step, output)
         if record is not None and record.key == key and folder.is_dir():
             say(f"{label}: done before")
             records[step.name] = record
@@ -98,10 +100,33 @@ def _check(steps: Sequence[Step]) -> None:
         seen.add(step.name)
 
 
+def _check_reads(steps: Sequence[Step], output: Path) -> None:
+    """Looks for everything that is read before the first step, and refuses what a step would write over."""
+    missing = dict.fromkeys(read for step in steps for read in step.reads if not os.path.exists(read))
+    if missing:
+        raise FileNotFoundError(f"{', '.join(missing)} not found: it is named in the configuration")
+    folders = [_folder(step, output).resolve() for step in steps]
+    for read in dict.fromkeys(read for step in steps for read in step.reads):
+        place = Path(read).resolve()
+        over = [folder for folder in folders if place.is_relative_to(folder) or folder.is_relative_to(place)]
+        if over:
+            raise ValueError(f"{read} is an input, and {over[0]} would be written there: choose another output")
+
+
+def _folder(step: Step, output: Path) -> Path:
+    return output / (step.folder or f"steps/{step.name}")
+
+
 def _begin(folder: Path, record_path: Path, key: str) -> None:
-    """Takes up a folder that an interrupted run of the same key left, or makes an empty one."""
-    record_path.unlink(missing_ok=True)
+    """Takes up a folder that an interrupted run of the same key left, or makes an empty one.
+
+    Raises:
+      ValueError: the folder holds something, and not from this step.
+    """
     begun = record_path.with_suffix(".begun")
+    if not begun.is_file() and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} holds what no step of this output made: choose another output, or move it away")
+    record_path.unlink(missing_ok=True)
     if not (begun.is_file() and begun.read_text() == key):
         shutil.rmtree(folder, ignore_errors=True)
     files.atomic_write(begun, key)
@@ -119,28 +144,15 @@ def _key(step: Step, needs: Mapping[str, str]) -> str:
         "version": zhllama_jax.__version__,
         "name": step.name,
         "settings": step.settings,
-        "reads": [_content(pattern) for pattern in step.reads],
+        "reads": [_content(Path(read)) for read in step.reads],
         "needs": dict(needs),
     }
     return hashlib.sha256(json.dumps(made_from, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def _content(pattern: str) -> list[str]:
-    """Digests of the files that a path, a folder or a pattern names; their names do not matter, their order does.
-
-    Raises:
-      FileNotFoundError: there is none.
-    """
-    named = sorted(glob.glob(pattern)) or [pattern]
-    digests = []
-    for name in named:
-        if os.path.isdir(name):
-            digests += [_digest(path) for path in sorted(Path(name).rglob("*")) if path.is_file()]
-        elif os.path.isfile(name):
-            digests.append(_digest(Path(name)))
-        else:
-            raise FileNotFoundError(f"{pattern} not found: it is named in the configuration")
-    return digests
+def _content(path: Path) -> list[str]:
+    """The digest of a file, or of all files below a folder in the order of their names; the names themselves do not matter."""
+    return [_digest(each) for each in (sorted(path.rglob("*")) if path.is_dir() else [path]) if each.is_file()]
 
 
 def _digest(path: Path) -> str:

@@ -17,7 +17,7 @@ def collect(config: config_lib.Adapt, records: Mapping[str, steps.Record]) -> di
         "introduction": _introduction(config, records),
         "vocabulary": _vocabulary(figures),
         "likelihood": _likelihood(config, measured, figures.get("ngram")),
-        "baselines": _baselines(figures, measured),
+        "baselines": _baselines(config, figures, measured),
         "answers": _answers(measured),
         "exams": _exams(measured),
         "generation": _generation(figures),
@@ -74,13 +74,17 @@ def _likelihood(config: config_lib.Adapt, measured: Mapping[str, Any], ngram: Ma
     return {"texts": texts, "rows": rows, "remarks": remarks}
 
 
-def _baselines(figures: Mapping[str, Any], measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _baselines(config: config_lib.Adapt, figures: Mapping[str, Any], measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     if "ngram" in figures:
         name = f"interpolated {evaluation.NGRAM_ORDER}-gram of characters, fitted on all of the adaptation's text"
         rows.append({"name": name, **figures["ngram"]["texts"]})
     if places.BASELINE in measured:
-        rows.append({"name": "un-extended model, trained on the same text with equal FLOPs", **_bits(measured[places.BASELINE])})
+        last = [one for one in config.trainings if config_lib.INSTRUCTIONS not in one.texts][-1]
+        name = "un-extended model, trained on the same text with equal FLOPs"
+        if last.stage.trained_rows == "new" and not last.stage.full:
+            name += " (all of its rows, as it has no new ones)"
+        rows.append({"name": name, **_bits(measured[places.BASELINE])})
     return rows
 
 
@@ -112,6 +116,5 @@ def _generation(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stages(config: config_lib.Adapt, figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    trainings = [*([config.base.training] if config.base.training else []), *config.trainings]
-    names = [one.name for one in trainings] + [places.BASELINE] * (places.BASELINE in figures)
+    names = [one.name for one in config.all_trainings] + [places.BASELINE] * (places.BASELINE in figures)
     return [{"name": name, **figures[name]} for name in names]

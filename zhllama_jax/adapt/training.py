@@ -1,7 +1,7 @@
 """The steps that train, and those that fold what was learned into model directories."""
 
 import dataclasses
-import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import places, texts
 from zhllama_jax.convert import fold, llama_hf
 from zhllama_jax.data import build
-from zhllama_jax.data import config as data_config
 from zhllama_jax.model import config as model_config
 from zhllama_jax.tokenizer import processor
 from zhllama_jax.train import config as train_config
 from zhllama_jax.train import flops, log, loop, stages
+
+NEW_ROWS = ("params/embed_tokens/extension", "params/lm_head/extension")
 
 
 def base(config: config_lib.Adapt, folder: Path, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,26 +31,35 @@ def base(config: config_lib.Adapt, folder: Path, before: Mapping[str, Any]) -> d
 def stage(
     config: config_lib.Adapt, training: config_lib.Training, former: str | None, folder: Path, before: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Trains one stage on the grown model with the adapters that the former stage left."""
-    adapters = before[former]["adapters"] if former is not None else []
-    model = str(places.of(config, places.RESIZED))
-    return _run(config, training, model=model, adapters=adapters, rows=places.NEW, folder=folder)
+    """Trains one stage on what the former one left: the grown model with its adapters, or a model of its own."""
+    model, adapters = (places.of(config, places.RESIZED), []) if former is None else places.after(config, before[former])
+    return _run(config, training, model=str(model), adapters=adapters, rows=places.NEW, folder=folder)
 
 
 def baseline(config: config_lib.Adapt, trainings: Sequence[config_lib.Training], folder: Path, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Trains the un-extended base on the text of the given trainings, with as many FLOPs as they took, as the last of them does."""
+    """Trains the un-extended base on the text of the given trainings, with as many FLOPs as they took, as the last of them does.
+
+    Where that trains new rows only, of which this base has none, all rows learn.
+    """
     budget = sum(before[training.name]["flops"] for training in trainings)
-    last = trainings[-1]
+    last = dataclasses.replace(trainings[-1], stage=unextended(trainings[-1].stage))
     per_token = _flops_per_token(config, last, llama_hf.load_config(places.base_model(config)))
     training = dataclasses.replace(last, name=places.BASELINE, adapter="fresh", tokens=round(budget / per_token), steps=None)
     return _run(config, training, model=str(places.base_model(config)), rows=places.OLD, folder=folder)
 
 
+def unextended(stage: train_config.Stage) -> train_config.Stage:
+    """The stage for a model without new rows: all rows learn where new ones would, and the user's rules for new rows are left out."""
+    rules = tuple(rule for rule in stage.extra_rules if not any(re.fullmatch(rule.pattern, path) for path in NEW_ROWS))
+    rows = "all" if stage.trained_rows == "new" else stage.rows
+    return dataclasses.replace(stage, rows=rows, extra_rules=rules)
+
+
 def export(config: config_lib.Adapt, last: str, folder: Path, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Folds the adapters that the step `last` left into the grown model, once, accumulating in float32."""
-    adapters = before[last]["adapters"]
-    fold.merge(places.of(config, places.RESIZED), places.inside(config, adapters), folder, overwrite=True)
-    return {"adapters": adapters}
+    """Folds the adapters that the step `last` left into the model that they stand on, once, accumulating in float32."""
+    model, adapters = places.after(config, before[last])
+    fold.merge(model, adapters, folder, overwrite=True)
+    return {name: before[last][name] for name in ("model", "adapters")}
 
 
 def pack(config: config_lib.Adapt, tokenizer: str, name: str, folder: Path, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,20 +86,8 @@ def experiment(
     output: Path,
 ) -> train_config.Experiment:
     """The experiment of one training, on the packed rows of its texts under the old or the new vocabulary."""
-    sources = [
-        train_config.Source(store=str(places.rows(config, rows, name)), share=data_config.Share(weight=weight))
-        for name, weight in training.texts.items()
-    ]
-    shared = {field.name for field in dataclasses.fields(training)} - {"name", "texts", "separate"}
-    return train_config.Experiment(
-        model=model,
-        data=train_config.Data(sources=tuple(sources), separate=training.separate),
-        output=str(output),
-        adapters=tuple(adapters),
-        seed=config.seed,
-        dtype=config.dtype,
-        **{name: getattr(training, name) for name in shared},
-    )
+    stores = [str(places.rows(config, rows, name)) for name in training.texts]
+    return training.experiment(model=model, stores=stores, output=str(output), adapters=adapters, seed=config.seed, dtype=config.dtype)
 
 
 def _run(
@@ -103,17 +101,20 @@ def _run(
 ) -> dict[str, Any]:
     """Trains, and collects what the report says about it: figures, FLOPs, the stage's table, the curves of loss.
 
-    Adapters are named by their place in the pipeline's output, in the figures too, so that the output can be moved.
+    In the figures, adapters and the model that they stand on (none for a given base) are named by their place in the pipeline's output,
+    so that the output can be moved.
     """
-    made = experiment(config, training, model=model, adapters=places.inside(config, adapters), rows=rows, output=folder)
+    made = experiment(config, training, model=model, adapters=adapters, rows=rows, output=folder)
     result = loop.run(made)
     shape = llama_hf.load_config(result["model"])
-    lines = [json.loads(line) for line in (folder / log.METRICS).read_text(encoding="utf-8").splitlines()]
+    output, directory = Path(config.output), Path(result["model"])
+    lines = log.read(folder)
     first = next(iter(training.texts))
     losses = [(line["step"], line["loss"]) for line in lines if line["kind"] == "train"]
     return {
         **result,
-        "adapters": [Path(path).relative_to(config.output).as_posix() for path in result["adapters"]],
+        "model": directory.relative_to(output).as_posix() if directory.is_relative_to(output) else None,
+        "adapters": [Path(path).relative_to(output).as_posix() for path in result["adapters"]],
         "flops": _flops_per_token(config, training, shape) * result["tokens"],
         "table": str(stages.table(training.stage, shape, training.lora)),
         "losses": losses,

@@ -5,7 +5,8 @@ differs, by how much, and, where it can be told, why.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ from zhllama_jax.tokenizer import processor
 
 PROMPTS = 4
 PROMPT_TOKENS = 48
+
+TOLERANCE = 1e-3
+"""How far logits of the same model may be apart, both computed in float32, as a share of the largest."""
+
+MISSING = "the comparison with transformers needs the libraries transformers and torch: pip install torch transformers (the extra `verify`)"
 
 
 def compare(left: str | Path, right: str | Path, *, logits: bool = False) -> dict[str, Any]:
@@ -81,6 +87,16 @@ def against_transformers(directory: str | Path, *, texts: Sequence[str] = ()) ->
         report["texts"] = len(texts)
         report["texts_with_other_ids"] = sum(one != other for one, other in zip(expected, found, strict=True))
     return report
+
+
+def installed() -> bool:
+    """Whether a comparison with transformers is possible here."""
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
+
+
+def agrees(logits: Mapping[str, float]) -> bool:
+    """Whether logits, compared in float32, are those of one model: within `TOLERANCE`, and numbers."""
+    return bool(logits["max_abs"] <= TOLERANCE * logits["largest"])
 
 
 def prompts(vocab_size: int) -> np.ndarray:

@@ -4,10 +4,13 @@
 reports all it knows. Nothing here measures; every figure was measured by the step that is named beside it.
 """
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from zhllama_jax import files
 
 Figures = Mapping[str, Any]
 
@@ -186,9 +189,10 @@ def plots(report: Figures, directory: Path) -> list[Path]:
     made = []
 
     def save(figure: Any, name: str) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         figure.tight_layout()
-        figure.savefig(directory / name, dpi=120)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=120)
+        files.atomic_write(directory / name, drawn.getvalue())
         pyplot.close(figure)
         made.append(directory / name)
 

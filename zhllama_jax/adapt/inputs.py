@@ -1,0 +1,102 @@
+"""What a pipeline reads from outside: which files its names stand for, and a look at all of them before the first step."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from zhllama_jax.adapt import config as config_lib
+from zhllama_jax.convert import llama_hf
+from zhllama_jax.data import chat, documents
+from zhllama_jax.data import config as data_config
+from zhllama_jax.eval import answers
+from zhllama_jax.tokenizer import processor, scripts
+
+
+def files(config: config_lib.Adapt, names: Iterable[str]) -> list[str]:
+    """The files behind named texts, as everything that reads them resolves folders and patterns.
+
+    Raises:
+      FileNotFoundError, ValueError: see `documents.expand`.
+    """
+    found: list[Path] = []
+    for name in names:
+        source = config.instructions if name == config_lib.INSTRUCTIONS else config.texts[name]
+        assert source is not None, "Adapt checks that the name stands for something"
+        found += [*_expand(source, source.files), *_expand(source, source.validation_files)]
+    return [str(path) for path in found]
+
+
+def held_out_files(texts: Mapping[str, data_config.TextData]) -> list[str]:
+    """The validation files of all texts: what stands in them is learned from nowhere."""
+    return [str(path) for text in texts.values() for path in _expand(text, text.validation_files)]
+
+
+def check(config: config_lib.Adapt) -> None:
+    """Looks at every input and tells at once what would else fail hours later.
+
+    Raises:
+      FileNotFoundError: something is missing, and nothing else is wrong.
+      ValueError: something does not fit; all problems are listed together.
+    """
+    looks: list[Callable[[], object]] = [lambda: _check_base(config)]
+    named = [*config.texts, *([config_lib.INSTRUCTIONS] if config.instructions else [])]
+    looks += [lambda name=name: files(config, [name]) for name in named]  # type: ignore[misc]
+    if isinstance(config.vocabulary.added, tuple):
+        looks += [lambda path=path: _exists(path) for path in config.vocabulary.added]  # type: ignore[misc]
+    if config.vocabulary.mode == "safe":
+        looks.append(lambda: scripts.named(config.vocabulary.script))
+    if config.instructions is not None:
+        template = config.instructions.template
+        looks.append(lambda: chat.named(template))
+    if config.evaluation.exam is not None:
+        exam = config.evaluation.exam
+        looks.append(lambda: answers.read(exam))
+    looks += [lambda one=one: _check_batch(one) for one in config.all_trainings]  # type: ignore[misc]
+    missing, wrong = [], []
+    for look in looks:
+        try:
+            look()
+        except FileNotFoundError as error:
+            missing.append(str(error))
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ValueError("; ".join(dict.fromkeys([*missing, *wrong])))
+    if missing:
+        raise FileNotFoundError("; ".join(dict.fromkeys(missing)))
+
+
+def _check_base(config: config_lib.Adapt) -> None:
+    """The base, or what it will be made from: there, readable, with a context that holds a row."""
+    base = config.base
+    if base.model is not None:
+        context = llama_hf.load_config(base.model).max_position_embeddings
+        processor.Tokenizer.load(base.model)
+    else:
+        assert base.init is not None, "Base checks that a new base has its shape"
+        context = base.init.llama(vocab_size=1024).max_position_embeddings
+        if isinstance(base.tokenizer, str):
+            processor.Tokenizer.load(base.tokenizer)
+    if config.sequence_length > context:
+        raise ValueError(f"sequence_length {config.sequence_length} is more than the base's context of {context} tokens")
+
+
+def _check_batch(one: config_lib.Training) -> None:
+    """A batch that this machine's devices can share."""
+    try:
+        one.stand_in().accumulation(batch=one.global_batch, devices=jax.device_count())
+    except ValueError as error:
+        raise ValueError(f"training {one.name!r}: {error}") from None
+
+
+def _exists(path: str) -> None:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path} not found: vocabulary.added names it")
+
+
+def _expand(source: data_config.TextData | data_config.SftData, paths: Sequence[str]) -> list[Path]:
+    if isinstance(source, data_config.SftData):
+        return documents.expand(paths, suffixes=chat.SUFFIXES)
+    return documents.expand(paths)
