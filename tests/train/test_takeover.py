@@ -11,6 +11,7 @@ import pytest
 from zhllama_jax import tree
 from zhllama_jax.convert import fold, llama_hf, manifest, peft
 from zhllama_jax.lora import adapters
+from zhllama_jax.lora import config as lora_config
 from zhllama_jax.model import config as model_config
 from zhllama_jax.model import llama
 from zhllama_jax.tokenizer import processor
@@ -173,6 +174,12 @@ REFUSED = [
 def test_what_the_adapters_do_not_allow(world, attention, tmp_path, changes, words) -> None:
     with pytest.raises(ValueError, match=words):
         takeover.begin(experiment(world, tmp_path, adapters=tuple(attention["adapters"]), **changes), say=print)
+
+
+def test_a_pattern_continues_the_kernels_it_stands_for(world, attention, tmp_path) -> None:
+    stage = config.Stage("pretrain_lora", lora=("layers/self_attn/.*",), rows="new", head=False)
+    start = takeover.begin(experiment(world, tmp_path, adapters=tuple(attention["adapters"]), adapter="continue", stage=stage), say=print)
+    assert start.replaced and {path.split("/")[-2] for path in tree.flatten(start.weights["lora"])} == set(lora_config.ATTENTION)
 
 
 def test_nothing_to_go_on_with(world, tmp_path) -> None:
