@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from zhllama_jax.adapt import steps, summary
+from zhllama_jax.train import config as train_config
 
 
 def collected(done: Any, *without: str, **changed: float) -> dict[str, Any]:
@@ -93,3 +94,12 @@ def test_the_gain_in_speed_is_that_of_characters(done: Any) -> None:
     old, new = generation["rows"]
     assert (old["model"], new["model"]) == ("old", "new")
     assert f"{new['characters_per_second'] / old['characters_per_second']:.2f} times" in generation["remark"]
+
+
+def test_the_report_says_that_the_baseline_of_new_rows_learns_all_of_its_own(done: Any) -> None:
+    *former, last = done.config.trainings
+    rows = dataclasses.replace(former[-1], stage=train_config.Stage("new_rows"))
+    config = dataclasses.replace(done.config, trainings=(former[0], rows, dataclasses.replace(last, adapter="fresh")))
+    _, baseline = summary.collect(config, done.records)["baselines"]
+    assert baseline["name"].endswith("equal FLOPs (all of its rows, as it has no new ones)")
+    assert "all of its rows" not in str(collected(done)["baselines"])

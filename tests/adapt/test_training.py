@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 
 from zhllama_jax import tree
 from zhllama_jax.adapt import config as config_lib
-from zhllama_jax.adapt import places, texts, training
+from zhllama_jax.adapt import evaluation, places, texts, training
 from zhllama_jax.convert import fold, llama_hf
 from zhllama_jax.data import chat, store
 from zhllama_jax.demo import english
+from zhllama_jax.eval import likelihood
 from zhllama_jax.tokenizer import processor
 from zhllama_jax.train import config as train_config
 
@@ -143,3 +145,68 @@ def test_an_experiment_takes_every_field_of_its_training(recipe: config_lib.Adap
         (str(places.rows(recipe, places.NEW, "chinese")), 0.75),
         (str(places.rows(recipe, places.NEW, config_lib.INSTRUCTIONS)), 0.25),
     ]
+
+
+def params(directory: Path, adapters: list[str] | None = None) -> dict[str, np.ndarray]:
+    """The weights of a model directory with adapters folded in, by path."""
+    found = tree.flatten(fold.load(directory, adapters or []).checkpoint.params)
+    return {path: np.asarray(leaf) for path, leaf in found.items()}
+
+
+def test_what_stands_on_a_full_training_is_the_model_that_it_made(done: Any, tmp_path: Path) -> None:
+    """Every weight, then factors on top, then the export; figures too, and all of it in an output that was moved."""
+    shutil.copytree(done.config.output, tmp_path / "run")
+    rows, _, tune = done.config.trainings
+    full = dataclasses.replace(rows, name="full", stage=train_config.Stage("full"))
+    after = dataclasses.replace(tune, name="after", adapter="fresh")
+    bare = dataclasses.replace(done.config.evaluation, texts=("chinese",), max_characters=300, exam=None)
+    config = dataclasses.replace(done.config, output=str(tmp_path / "run"), trainings=(rows, full, after), evaluation=bare)
+    before = dict(done.before)
+    places.of(config, "full").mkdir()
+    before["full"] = training.stage(config, full, "embeddings", places.of(config, "full"), before)
+    assert (before["full"]["model"], before["full"]["adapters"]) == ("steps/full/model", [])
+    made, resized = params(places.of(config, "full") / "model"), params(places.of(config, places.RESIZED))
+    assert all(not np.array_equal(made[path], resized[path]) for path in made if path.endswith("kernel")), "every weight learns"
+
+    places.of(config, "after").mkdir()
+    before["after"] = training.stage(config, after, "full", places.of(config, "after"), before)
+    assert (before["after"]["model"], before["after"]["adapters"]) == ("steps/full/model", ["steps/after/adapter"])
+    for last in ("full", "after"):
+        exported = tmp_path / "run" / f"exported_{last}"
+        figures = training.export(config, last, exported, before)
+        assert figures == {name: before[last][name] for name in ("model", "adapters")}
+        found = params(exported)
+        model, adapters = places.after(config, before[last])
+        assert all(np.array_equal(found[path], leaf) for path, leaf in params(model, adapters).items())
+        assert any(not np.array_equal(found[path], resized[path]) for path in found)
+        loaded, tokenizer = llama_hf.load(exported), processor.Tokenizer.load(exported)
+        held_out = evaluation.held_out(config)["chinese"]
+        score = likelihood.score(loaded.config, {"params": loaded.params}, tokenizer, held_out, length=config.sequence_length)
+        measured = evaluation.point(config, last, exported, before)["texts"]["chinese"]
+        assert measured["bits_per_character"] == pytest.approx(score.bits_per_character, rel=1e-5)
+
+
+def test_the_baseline_of_new_rows_trains_all_its_rows(done: Any, tmp_path: Path) -> None:
+    shutil.copytree(done.config.output, tmp_path / "run")
+    rows = dataclasses.replace(
+        done.config.trainings[0], stage=train_config.Stage("new_rows", extra_rules=(train_config.Rule("params/lm_head/extension"),))
+    )
+    config = dataclasses.replace(done.config, output=str(tmp_path / "run"), trainings=(rows,))
+    folder = tmp_path / "run" / "steps" / "again"
+    folder.mkdir()
+    figures = training.baseline(config, [rows], folder, done.before)
+    base = llama_hf.load_config(places.base_model(config))
+    assert figures["trainable"] == 2 * base.vocab_size * base.hidden_size, "embedding and head"
+    assert (figures["model"], figures["adapters"]) == ("steps/english/model", ["steps/again/adapter"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "rows"),
+    [("new_rows", "all"), ("embeddings", "all"), ("pretrain_lora", "all")],
+)
+def test_a_stage_without_new_rows_is_its_own(stage: train_config.Preset, rows: str) -> None:
+    kept = train_config.Rule("params/embed_tokens/(base|other)")
+    one = train_config.Stage(stage, extra_rules=(kept, train_config.Rule("params/.*/extension")))
+    found = training.unextended(one)
+    assert (found.trained_rows, found.extra_rules) == (rows, (kept,))
+    assert (found.lora_targets, found.trains_head) == (one.lora_targets, one.trains_head)

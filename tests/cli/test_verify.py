@@ -8,6 +8,7 @@ import pytest
 
 from zhllama_jax.cli import program
 from zhllama_jax.convert import verify as convert_verify
+from zhllama_jax.convert import verify as verify_lib
 
 
 def verify(left: Path, *words: str) -> int:
@@ -58,6 +59,20 @@ def test_without_transformers_it_is_said_how_to_get_it(
     monkeypatch.setattr(convert_verify, "against_transformers", lambda directory, texts: None)
     assert verify(base_model, "--transformers") == 1
     assert "pip install torch transformers (the extra `verify`)" in capsys.readouterr().err
+
+
+def test_other_logits_in_transformers_end_with_status_1(
+    base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beyond the tolerance, after saying and writing what was found."""
+    logits = {"max_abs": 0.02, "largest": 10.0, "same_argmax": 0.99}
+    report = {"logits": logits, "texts": 2, "texts_with_other_ids": 0}
+    monkeypatch.setattr(verify_lib, "against_transformers", lambda directory, *, texts: report)
+    assert verify(base_model, "--transformers", "--output", str(tmp_path / "found.json")) == 1
+    out, err = capsys.readouterr()
+    assert "largest difference 0.02" in out
+    assert err == f"zhllama: error: {base_model} gives other logits in transformers than here\n"
+    assert json.loads((tmp_path / "found.json").read_text())["transformers"]["agrees"] is False
 
 
 def test_a_missing_directory_is_one_line(base_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

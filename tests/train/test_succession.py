@@ -1,9 +1,11 @@
 """Which adapters a stage may go on with, and what stands to be folded after it."""
 
+from pathlib import Path
+
 import pytest
 
 from zhllama_jax.lora import config as lora_config
-from zhllama_jax.train import config, succession
+from zhllama_jax.train import config, succession, takeover
 
 ATTENTION = lora_config.LoraConfig(targets=lora_config.ATTENTION)
 ALL = lora_config.LoraConfig(targets=lora_config.ATTENTION + lora_config.MLP)
@@ -61,3 +63,13 @@ def test_targets_stand_for_kernels() -> None:
     assert succession.kernels(("layers/mlp/.*", "o_proj")) == ("o_proj", *lora_config.MLP)
     with pytest.raises(ValueError, match=r"'q_prj' names no kernel; the kernels are layers/self_attn/q_proj, "):
         succession.kernels(("q_prj", "v_proj"))
+
+
+@pytest.mark.parametrize("read", ["work/model", "work/adapter", "work/model/shard", "work"])
+def test_a_run_does_not_replace_what_it_reads(tmp_path: Path, read: str) -> None:
+    """Told before anything is opened: there is nothing there."""
+    source = config.Source(store=str(tmp_path / "rows"))
+    for fields in ({"model": str(tmp_path / read)}, {"model": "llama", "adapters": (str(tmp_path / read),)}):
+        settings = {"data": config.Data((source,)), "output": str(tmp_path / "work"), "stage": "full", "steps": 1, **fields}
+        with pytest.raises(ValueError, match=r"is read, and the run would write .*work/(adapter|model) there: choose another output"):
+            takeover.begin(config.Experiment(**settings), say=lambda line: None)
