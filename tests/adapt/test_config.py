@@ -60,6 +60,7 @@ def test_what_is_complete_is_taken() -> None:
         ({"adapted": "english"}, "nothing of english is held out"),
         ({"evaluation": config.Evaluation(texts=("chinese", "english"))}, "nothing of english is held out"),
         ({"evaluation": config.Evaluation(texts=("poems",))}, "must name the adapted text 'chinese'"),
+        ({"texts": TEXTS | {"step": TEXTS["english"]}}, "'step' is a key of every line of a training's log"),
         ({"trainings": (training("a/b"),)}, "'a/b' cannot name a folder"),
         ({"texts": TEXTS | {"..": TEXTS["english"]}}, "'..' cannot name a folder"),
         ({"evaluation": config.Evaluation(exam="exam.jsonl")}, "evaluation.exam needs instructions"),

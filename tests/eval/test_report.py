@@ -134,6 +134,24 @@ def test_cells(value: object, shown: str) -> None:
     assert report.cell(value) == shown
 
 
+def test_a_picture_is_whole_or_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed while it draws leaves no half of a picture under its name."""
+    report.plots(FIGURES, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def killed(self: Any, target: Any, **settings: Any) -> None:
+        if isinstance(target, str | Path):
+            Path(target).write_bytes(b"half")
+        else:
+            target.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", killed)
+    with pytest.raises(KeyboardInterrupt):
+        report.plots(FIGURES, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_pictures_are_png_files_of_the_names_that_the_report_shows(tmp_path: Path) -> None:
     made = report.plots(FIGURES, tmp_path / "plots")
     assert [path.name for path in made] == list(PICTURES.values())

@@ -1,6 +1,8 @@
 """The feed: stores built once, batches as global arrays in order, held-out rows scored once each."""
 
+import dataclasses
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +46,23 @@ def test_a_corpus_is_built_once_and_counted(built, tokenizer, text_data) -> None
 def test_other_data_have_another_identity(built, tokenizer, text_data, tmp_path) -> None:
     other = config.Data(sources=(config.Source(text=data_config.TextData(files=text_data.files, length=32, salt="x", held_out=0.1)),))
     assert feed.open_data(other, tokenizer, tmp_path, say=print).identity != built[1].identity
+
+
+@pytest.mark.parametrize("name", ["step", "kind"])
+def test_no_source_takes_the_place_of_a_key_of_the_log(tokenizer, text_data, tmp_path, name: str) -> None:
+    path = tmp_path / f"{name}.txt"
+    path.write_bytes(Path(text_data.files[0]).read_bytes())
+    data = config.Data(sources=(config.Source(text=data_config.TextData(files=(str(path),), length=32, held_out=0.1)),))
+    (held_out,) = feed.open_data(data, tokenizer, tmp_path / "data", say=print).held_out
+    assert held_out.name == f"{name}_0"
+
+
+def test_what_one_corpus_holds_out_is_learnt_through_no_other(built, tokenizer, text_data, tmp_path) -> None:
+    whole = config.Source(text=dataclasses.replace(text_data, held_out=0.0))
+    both = feed.open_data(config.Data(sources=(config.Source(text=text_data), whole)), tokenizer, tmp_path, say=print)
+    assert len(both.sources[1]) == len(both.sources[0]) == len(built[1].sources[0])
+    alone = feed.open_data(config.Data(sources=(whole,)), tokenizer, tmp_path / "alone", say=print)
+    assert len(alone.sources[0]) > len(both.sources[1])
 
 
 def test_instructions_say_how_they_are_put(tokenizer, tmp_path) -> None:

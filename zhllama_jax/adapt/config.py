@@ -238,6 +238,8 @@ class Adapt:
             raise ValueError("trainings is empty: name at least one")
         if INSTRUCTIONS in self.texts:
             raise ValueError(f"texts: the name {INSTRUCTIONS!r} stands for the instruction rows; choose another")
+        if keys := {"kind", "step"} & set(self.texts):
+            raise ValueError(f"texts: {', '.join(map(repr, sorted(keys)))} is a key of every line of a training's log; choose another name")
         if len(set(names)) < len(names) or set(names) & RESERVED or any(name.startswith(RESERVED_PREFIXES) for name in names):
             reserved = [*sorted(RESERVED), *(f"{prefix}…" for prefix in RESERVED_PREFIXES)]
             raise ValueError(f"trainings need distinct names other than {', '.join(reserved)}; got {', '.join(names)}")

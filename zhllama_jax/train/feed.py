@@ -13,9 +13,11 @@ from jax.sharding import Mesh, NamedSharding
 
 from zhllama_jax.convert import manifest
 from zhllama_jax.data import batches, build, store
+from zhllama_jax.data import config as data_config
 from zhllama_jax.shard import place, rules
 from zhllama_jax.tokenizer import processor
 from zhllama_jax.train import config as config_lib
+from zhllama_jax.train import log
 
 Say = Callable[[str], None]
 Evaluate = Callable[[batches.Batch], tuple[Any, Any]]
@@ -85,12 +87,14 @@ def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: 
     held_out: list[HeldOut] = []
     identity, prompts = [], []
     for number, source in enumerate(data.sources):
-        train, validation, name = _open_source(source, tokenizer, directory / str(number), say)
+        others = [other.text for other in data.sources if other.text is not None and other is not source]
+        train, validation, name = _open_source(source, others, tokenizer, directory / str(number), say)
         metadata = train.metadata
         stores.append(train)
         if validation is not None:
             counts = metadata["splits"][validation.split]
-            name = name if name not in {other.name for other in held_out} else f"{name}_{number}"
+            taken = {*log.KEYS, *(other.name for other in held_out)}
+            name = name if name not in taken else f"{name}_{number}"
             held_out.append(HeldOut(name, validation, counts.get("characters"), counts.get("targets")))
         key = metadata.get("key") or hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
         identity.append({"key": key, "rows": len(train), "weight": source.share.weight, "max_epochs": source.share.max_epochs})
@@ -105,15 +109,15 @@ def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: 
 
 
 def _open_source(
-    source: config_lib.Source, tokenizer: processor.Tokenizer, directory: Path, say: Say
+    source: config_lib.Source, others: Sequence[data_config.TextData], tokenizer: processor.Tokenizer, directory: Path, say: Say
 ) -> tuple[store.Store, store.Store | None, str]:
-    """(training rows, validation rows or None, a name) of one source."""
+    """(training rows, validation rows or None, a name) of one source; what another corpus of the run holds out is not in its rows."""
     if source.store is not None:
         train = store.open_store(source.store, build.TRAIN, tokenizer_sha256=tokenizer.sha256)
         has_validation = build.VALIDATION in train.metadata.get("splits", {})
         return train, store.open_store(source.store, build.VALIDATION) if has_validation else None, Path(source.store).name
     if source.text is not None:
-        name, built = Path(source.text.files[0]).stem, build.text(source.text, tokenizer, directory)
+        name, built = Path(source.text.files[0]).stem, build.text(source.text, tokenizer, directory, others=others)
     else:
         assert source.sft is not None, "a source is a store, a corpus or instructions"
         name, built = Path(source.sft.files[0]).stem, build.sft(source.sft, tokenizer, directory)

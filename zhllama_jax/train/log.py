@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from zhllama_jax import files
 
 METRICS = "metrics.jsonl"
+KEYS = ("kind", "step")
+"""What every line has, and so no source of data may be called."""
 
 
 class Pace(NamedTuple):
@@ -92,6 +94,7 @@ class Journal:
 
     def validation(self, step: int, figures: Mapping[str, Mapping[str, float | None]], *, best: bool) -> None:
         """Logs the scores of held-out rows by source after `step`."""
+        assert not set(figures) & set(KEYS), "feed gives sources other names"
         self._record({"kind": "validation", "step": step, **figures})
         parts = []
         for name, score in figures.items():
@@ -155,7 +158,7 @@ def summary(directory: Path) -> dict[str, Any]:
     tokens = sum(line["seconds"] * line["tokens_per_second"] for line in train)
     return {
         "loss": train[-1]["loss"] if train else None,
-        "validation": {name: value for name, value in scores[-1].items() if name not in ("kind", "step")} if scores else {},
+        "validation": {name: value for name, value in scores[-1].items() if name not in KEYS} if scores else {},
         "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
         "seconds": round(seconds, 1),
     }
@@ -206,5 +209,5 @@ def _flat(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, floa
     for name, value in line.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}/")
-        elif name not in ("kind", "step") and isinstance(value, int | float):
+        elif name not in KEYS and isinstance(value, int | float):
             yield prefix + name, value
