@@ -72,6 +72,24 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(recipe: config_lib.Ada
     wrong(dataclasses.replace(recipe, trainings=(*former, odd)), tmp_path, "training 'tune': global_batch of 12 .* over 8 devices")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "train", "message"),
+    [
+        ("params/embed_tokens/extention", True, "training embeddings: stage.extra_rules: 'params/embed_tokens/extention' decides nothing"),
+        ("params/norm/weight", True, "training embeddings: stage embeddings trains params/norm/weight, which no adapter can hold"),
+        ("params/embed_tokens/.*", False, "training embeddings: stage embeddings trains nothing"),
+        ("params/embed_tokens/base", False, "training embeddings of the un-extended base: stage embeddings trains nothing"),
+    ],
+)
+def test_rules_that_would_stop_a_training_are_refused(
+    recipe: config_lib.Adapt, tmp_path: Path, pattern: str, train: bool, message: str
+) -> None:
+    """Also those that would stop only the baseline, after hours."""
+    first = recipe.trainings[0]
+    ruled = dataclasses.replace(first.stage, extra_rules=(train_config.Rule(pattern, train=train),))
+    wrong(dataclasses.replace(recipe, trainings=(dataclasses.replace(first, stage=ruled),)), tmp_path, message)
+
+
 def test_a_base_that_is_no_model_is_refused(recipe: config_lib.Adapt, tmp_path: Path) -> None:
     (tmp_path / "llama").mkdir()
     wrong(dataclasses.replace(recipe, base=config_lib.Base(model=str(tmp_path / "llama"))), tmp_path, "llama", FileNotFoundError)

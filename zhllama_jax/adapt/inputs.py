@@ -7,11 +7,18 @@ from pathlib import Path
 import jax
 
 from zhllama_jax.adapt import config as config_lib
+from zhllama_jax.adapt import training
 from zhllama_jax.convert import llama_hf
 from zhllama_jax.data import chat, documents
 from zhllama_jax.data import config as data_config
 from zhllama_jax.eval import answers
+from zhllama_jax.model import config as model_config
 from zhllama_jax.tokenizer import processor, scripts
+from zhllama_jax.train import config as train_config
+from zhllama_jax.train import stages, takeover
+
+SOME_ROWS = 1024
+"""Rows of a vocabulary whose size nobody knows yet, where only the weights' paths matter."""
 
 
 def files(config: config_lib.Adapt, names: Iterable[str]) -> list[str]:
@@ -69,18 +76,36 @@ def check(config: config_lib.Adapt) -> None:
 
 
 def _check_base(config: config_lib.Adapt) -> None:
-    """The base, or what it will be made from: there, readable, with a context that holds a row."""
+    """The base, or what it will be made from: there, readable, with a context that holds a row and weights that the rules decide."""
     base = config.base
     if base.model is not None:
-        context = llama_hf.load_config(base.model).max_position_embeddings
+        shape = llama_hf.load_config(base.model)
         processor.Tokenizer.load(base.model)
     else:
         assert base.init is not None, "Base checks that a new base has its shape"
-        context = base.init.llama(vocab_size=1024).max_position_embeddings
+        shape = base.init.llama(vocab_size=SOME_ROWS)
         if isinstance(base.tokenizer, str):
             processor.Tokenizer.load(base.tokenizer)
-    if config.sequence_length > context:
+    if config.sequence_length > shape.max_position_embeddings:
+        context = shape.max_position_embeddings
         raise ValueError(f"sequence_length {config.sequence_length} is more than the base's context of {context} tokens")
+    if base.training is not None:
+        _check_stage(base.training.name, base.training.stage, base.training.lora, shape)
+    grown = shape.replace(vocab_size=shape.vocab_size + SOME_ROWS, base_vocab_size=shape.vocab_size)
+    for one in config.trainings:
+        _check_stage(one.name, one.stage, one.lora, grown)
+    pretraining = [one for one in config.trainings if config_lib.INSTRUCTIONS not in one.texts]
+    if config.evaluation.equal_compute and pretraining:
+        last = pretraining[-1]
+        _check_stage(f"{last.name} of the un-extended base", training.unextended(last.stage), last.lora, shape)
+
+
+def _check_stage(name: str, stage: train_config.Stage, lora: train_config.Lora, shape: model_config.LlamaConfig) -> None:
+    """A stage's rules on a model of some shape: each decides something, something learns, and an adapter can hold it."""
+    try:
+        takeover.check_trainable(stage, stages.plan(stage, stages.abstract(stage, shape, lora)).mask)
+    except ValueError as error:
+        raise ValueError(f"training {name}: {error}") from None
 
 
 def _check_batch(one: config_lib.Training) -> None:

@@ -16,7 +16,7 @@ from zhllama_jax.tokenizer import processor
 from zhllama_jax.train import config as train_config
 from zhllama_jax.train import flops, log, loop, stages
 
-NEW_ROWS = ("params/embed_tokens/extension", "params/lm_head/extension")
+OLD_ROWS, NEW_ROWS = ([f"params/{matrix}/{block}" for matrix in model_config.MATRICES] for block in ("base", "extension"))
 
 
 def base(config: config_lib.Adapt, folder: Path, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,10 +49,14 @@ def baseline(config: config_lib.Adapt, trainings: Sequence[config_lib.Training],
 
 
 def unextended(stage: train_config.Stage) -> train_config.Stage:
-    """The stage for a model without new rows: all rows learn where new ones would, and the user's rules for new rows are left out."""
-    rules = tuple(rule for rule in stage.extra_rules if not any(re.fullmatch(rule.pattern, path) for path in NEW_ROWS))
+    """The stage for a model without new rows: all rows learn where new ones would, and the user's rules for new rows alone are left out."""
+    rules = tuple(rule for rule in stage.extra_rules if not _matches(rule, NEW_ROWS) or _matches(rule, OLD_ROWS))
     rows = "all" if stage.trained_rows == "new" else stage.rows
     return dataclasses.replace(stage, rows=rows, extra_rules=rules)
+
+
+def _matches(rule: train_config.Rule, paths: Sequence[str]) -> bool:
+    return any(re.fullmatch(rule.pattern, path) for path in paths)
 
 
 def export(config: config_lib.Adapt, last: str, folder: Path, before: Mapping[str, Any]) -> dict[str, Any]:
