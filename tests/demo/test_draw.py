@@ -35,6 +35,15 @@ def test_drawn_combinations_and_sets_lie_on_their_side(side: int) -> None:
         assert draw.accepts(words)
 
 
+@pytest.mark.parametrize(("size", "expected"), [(2, 1), (7, 1), (16, 2), (96, 12), (103, 12)])
+def test_a_pool_is_split_in_exact_shares(size: int, expected: int) -> None:
+    for seed in range(5):
+        train, held_out = (draw.side("pool", range(size)) for draw in _both(seed))
+        assert len(held_out) == expected
+        assert sorted([*train, *held_out]) == list(range(size))
+    assert len({tuple(_both(seed)[1].side("pool", range(96))) for seed in range(5)}) == 5
+
+
 def test_same_seed_and_stream_same_draws() -> None:
     def draws(seed: int, stream: str) -> list[int]:
         draw = Draw(seed, held_out=False, stream=stream)

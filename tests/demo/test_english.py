@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from zhllama_jax.demo import english, lexicon, scenes
+from zhllama_jax.demo import english, instructions, lexicon, scenes
 from zhllama_jax.demo.draw import Draw
 
 
@@ -22,3 +22,11 @@ def test_scenes_are_told_whole(make: object) -> None:
         assert text[0].isupper()
         assert text.count('"') % 2 == 0
         assert not re.search(r"\ba [aeiou]", text), text
+
+
+def test_exercises_have_articles_too() -> None:
+    draw = Draw(0, held_out=False, stream="exercise")
+    texts = [instructions.exercise(draw, english.SPEECH) for _ in range(500)]
+    assert not [text for text in texts if re.search(r"\b(a [aeiou]|an [^aeiou])", text) or "  " in text]
+    assert any("what is an " in text for text in texts)
+    assert not [text for text in texts if re.search(r"(kind|what) (is|of thing is) an? (red|doctor)", text)]

@@ -87,7 +87,7 @@ def _answer(row: dict[str, str]) -> str:
     items = re.split("、|和", row["input"])
     asked = row["instruction"]
     if row["task"] == "count":
-        return "一二三四五六"[len(items) - 1]
+        return "一两三四五六"[len(items) - 1] + "个"
     if row["task"] == "member":
         return "有" if re.search("有没有(.+)？", asked)[1] in items else "没有"  # type: ignore[index]
     kinds = {str(kind.zh): {str(word.zh) for word in members} for kind, members in lexicon.CATEGORIES}
@@ -117,6 +117,21 @@ def test_every_question_belongs_to_a_task() -> None:
     names = {task.__name__ for task in instructions.TASKS}
     assert {asked.split()[0] for asked in chinese.QUESTIONS} == names
     assert {asked.split()[0] for asked in english.QUESTIONS} == {task.__name__ for task in instructions.TASKS_OF_ANY_LANGUAGE}
+
+
+@pytest.mark.parametrize("seeds", [range(first, first + 10) for first in range(0, 60, 10)], ids=lambda seeds: f"from {seeds[0]}")
+def test_every_seed_gives_the_rows_that_are_asked_for(seeds: range) -> None:
+    for seed in seeds:
+        assert len(instructions.write_rows(Draw(seed, held_out=True, stream="instructions"), 450)) == 450
+
+
+def test_more_rows_than_a_task_has_are_refused_by_its_name() -> None:
+    draw = Draw(0, held_out=True, stream="instructions")
+    # Seven days in the 12 of 96 wordings that are held out.
+    with pytest.raises(
+        ValueError, match=r"1300 instruction rows \(held out\) need 100 different ones of task weekday, which gave 84; .* 1092"
+    ):
+        instructions.write_rows(draw, 1300)
 
 
 @pytest.mark.parametrize("speech", [chinese.SPEECH, english.SPEECH], ids=["chinese", "english"])

@@ -1,5 +1,6 @@
 """What exercises need of a language, held for both."""
 
+import re
 import string
 
 import pytest
@@ -15,13 +16,14 @@ def test_wordings_are_distinct_and_hold_no_full_stop(speech: Speech) -> None:
     for wordings in speech.questions.values():
         assert len(set(wordings)) == len(wordings)
     pieces = [*speech.openings, *speech.endings, *(wording for wordings in speech.questions.values() for wording in wordings)]
-    assert not any(speech.full_stop in piece for piece in pieces)
+    assert not any(speech.full_stop in re.sub(r"\{.*?\}", "", piece) for piece in pieces)
 
 
 @SPEECHES
 def test_an_exercise_has_its_three_places(speech: Speech) -> None:
     fields = [name for _, name, _, _ in string.Formatter().parse(speech.exercise) if name]
-    assert fields == ["instruction", "input", "output"]
+    assert fields == ["instruction", "given", "output"]
+    assert [name for _, name, _, _ in string.Formatter().parse(speech.given) if name] == ["input"]
     assert speech.exercise.endswith(speech.full_stop)
 
 

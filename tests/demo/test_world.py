@@ -1,5 +1,6 @@
 """The demo world: no held-out sentence, argument or wording occurs in training, and every part of it does."""
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zhllama_jax.demo import english, world
+from zhllama_jax.demo import english, lexicon, world
 
 SIZES = {
     "english_documents": 2500,
@@ -48,6 +49,37 @@ def test_no_held_out_sentence_occurs_in_training(made: world.World) -> None:
         new, known = _sentences(_texts(held_out)), _sentences(_texts(train))
         assert len(new) > 800
         assert not new & known
+
+
+def test_held_out_persons_days_and_places_stand_together_in_no_sentence_of_training(made: world.World) -> None:
+    groups = (lexicon.PEOPLE, lexicon.DAYS, lexicon.PLACES)
+
+    def met(sentence: str, language: str) -> set[frozenset[str]]:
+        names = ([(word, getattr(word, language).lower()) for word in group] for group in groups)
+        there = ([word.en for word, name in group if name in sentence.lower()] for group in names)
+        return {frozenset(words) for words in itertools.product(*there)}
+
+    rows = [row["input"] for row in _rows(made.instructions_held_out) if row["task"] == "extract"]
+    asked = {words for row in rows for words in met(row, "zh")}
+    assert len(asked) > 20
+    for path, language in ((made.chinese, "zh"), (made.english, "en")):
+        known = {words for sentence in _sentences(_texts(path)) for words in met(sentence, language)}
+        assert len(known) > 500
+        assert not asked & known
+
+
+def test_held_out_sets_are_those_of_no_list_in_training(made: world.World) -> None:
+    names = "|".join(sorted((word.zh for word in (*lexicon.CATEGORY,)), key=len, reverse=True))
+    pattern = re.compile(f"(?:(?:{names})、)*(?:{names})和(?:{names})")
+
+    def sets(texts: list[str]) -> set[frozenset[str]]:
+        return {frozenset(re.split("、|和", found)) for text in texts for found in pattern.findall(text)}
+
+    asked = sets([row["input"] for row in _rows(made.instructions_held_out) if row["task"] in ("kind", "count", "member")])
+    known = sets(_texts(made.chinese)) | sets([row["input"] for row in _rows(made.instructions)])
+    assert len(asked) > 90
+    assert len(known) > 1500
+    assert not asked & known
 
 
 def test_every_held_out_part_occurs_in_training(made: world.World) -> None:

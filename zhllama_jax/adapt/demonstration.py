@@ -9,7 +9,7 @@ from zhllama_jax.train import config as train_config
 from zhllama_jax.train import guard
 
 SEQUENCE_LENGTH = 128
-SAMPLES = ("星期三后面是星期几？", "兔子是哪一种东西？", "医生在哪里工作？", "一共有几个？\n苹果、老虎和钥匙")
+SAMPLES = ("星期三后面是星期几？", "兔子属于哪一类？", "医生在哪里工作？", "一共有几个？\n苹果、老虎和钥匙")
 
 
 def prepare(output: Path, *, seed: int) -> config_lib.Adapt:

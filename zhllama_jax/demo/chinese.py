@@ -1,7 +1,8 @@
 """Chinese sentence patterns of the demo world.
 
 A pattern is a sequence of sentences, a sentence a choice of wordings. Fields are the parts of a scene: `{a}` is the word, `{a.m}` its
-measure word, `{items}` a list joined the Chinese way. A question and its answer are one sentence here: units end at `。`.
+measure word, `{n.counting}` a number before a measure word, `{items}` a list joined the Chinese way. A question and its answer are one
+sentence here: units end at `。`.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ PATTERNS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "pet": (
         ("{p}有一{a.m}{c}的{a}。", "{p}家里有一{a.m}{c}的{a}。", "有一{a.m}{c}的{a}，是{p}的。"),
         ("{d}，{p}带{a}去{l}。", "{d}，{p}和{a}一起去{l}。"),
-        ("{d}在{l}里，{p}的{a}很{m}。", "{p}的{a}在{l}里很{m}，那天是{d}。"),
+        ("{d}在{l}，{p}的{a}很{m}。", "{p}的{a}在{l}很{m}，那天是{d}。"),
         ("{m}的{a}是谁的？是{p}的，{p}的{a}是{c}的。", "{p}很喜欢{c}的{a}。", "{p}的{a}是什么颜色？是{c}的，也很{m}。"),
     ),
     "owners": (
@@ -27,16 +28,19 @@ PATTERNS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     ),
     "shopping": (
         ("{p}在{s}买了{items}。", "{p}去{s}，买了{items}。"),
-        ("{p}把{items}放进{b}，一共{n}样。", "回到家，{b}里有{items}，一共{n}样东西。"),
+        ("{p}把{items}放进{b}，一共{n.counting}样。", "回到家，{b}里有{items}，一共{n.counting}样东西。"),
         ("{p}说：“{items}，先买了{first}，最后买了{last}”。", "{p}买了什么？{p}买了{items}。"),
     ),
     "picture": (
         ("画里有{items}。", "大家看，画里是{items}。"),
-        ("{items}里，第一个是{first}，{k}个是{kth}，最后一个是{last}，一共{n}个。", "一共{n}个：{items}，{k}个是{kth}。"),
+        ("{items}里，第一个是{first}，{k}个是{kth}，最后一个是{last}，一共{n.counting}个。", "一共{n.counting}个：{items}，{k}个是{kth}。"),
         ("{items}里有没有{absent}？没有。", "{items}里有没有{present}？有。", "从后往前是{reversed}。"),
     ),
     "numbers": (
-        ("{p1}有{n1}{x.m}{x}，{p2}有{n2}{x.m}{x}。", "{p1}买了{n1}{x.m}{x}，{p2}买了{n2}{x.m}{x}。"),
+        (
+            "{p1}有{n1.counting}{x.m}{x}，{p2}有{n2.counting}{x.m}{x}。",
+            "{p1}买了{n1.counting}{x.m}{x}，{p2}买了{n2.counting}{x.m}{x}。",
+        ),
         ("{high}比{low}大，{more}的{x}比{less}的多。", "{low}比{high}小，{less}的{x}比{more}的少。", "{n1}和{n2}，更大的是{high}。"),
         ("{n1}和{n2}，更小的是{low}，谁的{x}更少？{less}。", "{n1}和{n2}，更大的是{high}，谁的{x}更多？{more}。"),
     ),
@@ -48,16 +52,16 @@ PATTERNS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     ),
     "job": (
         ("{p}是一{j.m}{j}，坐{v}去{w}。", "{p}坐{v}去{w}，因为{p}是{j}。"),
-        ("{j}在{w}工作，{p}每天坐{v}。", "在{v}里，{p}是{m}的{j}。"),
-        ("{p}是做什么的？{p}是{j}，坐{v}。", "坐{v}的{p}在哪里工作？{j}在{w}工作。"),
+        ("{j}在{w}工作，{p}每天坐{v}上班。", "{v}上的{p}是一{j.m}{m}的{j}。"),
+        ("{p}是做什么的？{p}是{j}，坐{v}上班。", "坐{v}的{p}在哪里工作？在{w}，{p}是{j}。"),
     ),
     "message": (
         ("{p1}对{p2}说：“{d}我们去{l}吃{f}”。", "{p1}告诉{p2}：“{d}我们去{l}吃{f}”。"),
         ("{p2}对{p3}说：“{p1}说{d}我们去{l}吃{f}”。", "{p2}告诉{p3}：“{d}我们去{l}吃{f}”。"),
         (
-            "{p3}问：“什么时候去{l}吃{f}”？{p1}说：“{d}”。",
-            "{p3}问：“{d}去哪里吃{f}”？{p1}说：“{l}”。",
-            "{p3}问：“{d}去{l}吃什么”？{p1}说：“{f}”。",
+            "{p3}问：“什么时候去{l}吃{f}？”{p1}说：“{d}”。",
+            "{p3}问：“{d}去哪里吃{f}？”{p1}说：“{l}”。",
+            "{p3}问：“{d}去{l}吃什么？”{p1}说：“{f}”。",
         ),
     ),
     "trip": (
@@ -73,17 +77,17 @@ PUNCTUATION: Final = "，。、？！：“”"
 
 # Questions of the exercises by task and what is asked; `{x}` is the word asked about, `{p}` {c} {l} {v} parts of a sentence.
 QUESTIONS: Final[dict[str, tuple[str, ...]]] = {
-    "category": ("{x}是什么", "{x}是哪一种东西", "{x}是一种什么", "{x}是哪一类"),
+    "category": ("{x}是什么", "{x}属于哪一种", "{x}是一种什么", "{x}属于哪一类"),
     "opposite": ("{x}的反义词是什么", "什么和{x}相反", "{x}和什么相反", "{x}的反义词是哪个"),
-    "workplace": ("{x}在哪里工作", "{x}去哪里工作", "{x}工作在哪里", "{x}每天在哪里工作"),
-    "weekday": ("{x}后面是星期几", "{x}后面是哪天", "{x}后面是什么", "哪天在{x}后面"),
+    "workplace": ("{x}在哪里工作", "{x}去哪里工作", "{x}在什么地方工作", "{x}每天在哪里工作"),
+    "weekday": ("{x}后面是星期几", "{x}后面是哪一天", "{x}后面是什么", "哪一天在{x}后面"),
     "number": ("{x}后面的数是什么", "{x}后面是哪个数", "紧跟着{x}的数是什么", "哪个数在{x}后面"),
     "parity": ("{x}是单数还是双数", "{x}是双数还是单数", "{x}这个数是单数还是双数", "{x}是哪种数"),
-    "measure": ("{x}的量词是什么", "{x}用什么量词", "{x}的量词是哪个", "我们说一什么{x}"),
-    "to_english": ("{x}的英文是什么", "{x}用英文是什么", "{x}的英文是哪个", "{x}用英文说是什么"),
-    "to_chinese": ("英文 {x} 是什么", " {x} 用中文是什么", " {x} 的中文是什么", "英文 {x} 用中文说是什么"),
-    "kind": ("它们都是什么？", "下面都是哪一类？", "这些是哪一种东西？"),
-    "count": ("一共有几个？", "一共几样东西？", "下面有几个词？"),
+    "measure": ("{x}的量词是什么", "{x}用什么量词", "{x}的量词是哪个", "{x}前面用哪个量词"),
+    "to_english": ("{x}的英文是什么", "{x}用英文怎么说", "{x}的英文是哪个词", "{x}用英文说是什么"),
+    "to_chinese": ("英文 {x} 是什么意思", " {x} 用中文怎么说", " {x} 的中文是什么", "英文 {x} 用中文说是什么"),
+    "kind": ("这些都是什么？", "下面都是哪一类？", "这些属于哪一类？"),
+    "count": ("一共有几个？", "一共有多少个？", "下面有几个词？"),
     "member": ("下面有没有{x}？", "有没有{x}？", "里面有没有{x}？"),
     "extract who": ("谁在{l}{v}？",),
     "extract where": ("{p}在哪里？",),
@@ -97,20 +101,27 @@ def _name(word: Word) -> str:
     return word.zh
 
 
+def _amount(number: Word) -> str:
+    return f"{number.zh.counting}个"
+
+
 def _row(words: Sequence[Word]) -> str:
     return listed(tuple(words))
 
 
 SPEECH: Final = Speech(
+    language="Chinese",
     questions=QUESTIONS,
     openings=("", "请问，", "请告诉我，", "我想知道，", "请回答：", "想一想，"),
     endings=("？", "呢？", "？请说！", "？谢谢！"),
     name=_name,
+    amount=_amount,
     row=_row,
     yes="有",
     no="没有",
     full_stop="。",
-    exercise="问题：{instruction}{input}，回答：{output}。",
+    exercise="问题：{instruction}{given}回答：{output}。",
+    given="{input}，",
     heading="",
     joint="",
 )
@@ -148,8 +159,8 @@ def _state(fact: Fact, draw: Draw) -> str:
         return draw.one((f"{x.zh}在{lexicon.WORKPLACE[x].zh}工作", f"在{lexicon.WORKPLACE[x].zh}工作的是{x.zh}"))
     if fact.kind == "followed_by":
         after, before = lexicon.day_after(x).zh, lexicon.day_after(x, -1).zh
-        return draw.one((f"{x.zh}后面是{after}", f"{x.zh}前面是{before}", f"{x.zh}后面第二天是{lexicon.day_after(x, 2).zh}"))
+        return draw.one((f"{x.zh}后面是{after}", f"{x.zh}前面是{before}", f"{x.zh}再过两天是{lexicon.day_after(x, 2).zh}"))
     if fact.kind == "named":
-        return draw.one((f"{x.zh}的英文是 {x.en}", f"英文 {x.en} 是{x.zh}"))
+        return draw.one((f"{x.zh}的英文是 {x.en}", f"英文 {x.en} 的意思是{x.zh}"))
     assert fact.kind == "counted", f"no Chinese sentence for a fact of kind {fact.kind}"
     return draw.one((f"我们说一{x.zh.m}{x.zh}", f"{x.zh}的量词是{x.zh.m}"))

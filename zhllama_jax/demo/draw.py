@@ -25,11 +25,27 @@ class Draw:
         self._share = share
         self._random = random.Random(f"{seed}/{stream}/{'held out' if held_out else 'train'}")
         self._decks: dict[str, list[Any]] = {}
+        self._sides: dict[str, list[Any]] = {}
 
     def accepts(self, parts: Iterable[Word | str]) -> bool:
         """Says whether the unordered combination of words (or other names) lies on this side."""
-        key = self._salt + "|".join(sorted(part.en if isinstance(part, Word) else part for part in parts))
-        return (hashlib.blake2b(key.encode(), digest_size=1).digest()[0] % self._share == 0) == self.held_out
+        key = "|".join(sorted(part.en if isinstance(part, Word) else part for part in parts))
+        return (self._hash(key, size=1)[0] % self._share == 0) == self.held_out
+
+    def side(self, name: str, pool: Sequence[T]) -> Sequence[T]:
+        """Returns the elements of `pool` on this side: of n, n // share (at least one) are held out, by hash; `name` names the pool.
+
+        `accepts` holds out one in `share` on average, which of a small pool may be none; here the number is exact.
+        """
+        if name not in self._sides:
+            assert len(pool) > 1, f"{name} has {len(pool)} elements, too few to split"
+            ordered = sorted(pool, key=lambda element: self._hash(f"{name}|{element!r}", size=8))
+            cut = max(1, len(pool) // self._share)
+            self._sides[name] = ordered[:cut] if self.held_out else ordered[cut:]
+        return self._sides[name]
+
+    def _hash(self, key: str, *, size: int) -> bytes:
+        return hashlib.blake2b((self._salt + key).encode(), digest_size=size).digest()
 
     def one(self, pool: Sequence[T]) -> T:
         """Draws one element, free of the split."""

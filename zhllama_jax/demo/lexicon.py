@@ -1,7 +1,8 @@
 """Words of the demo world in two languages, and the facts about them.
 
 A `Word` is one thing with two names. The names are strings that carry what a sentence pattern needs beside them: the Chinese one its
-measure word (`{animal.m}`), the English one its article and plural (`{animal.a}`, `{animal.s}`). The lists are small on purpose: the
+measure word (`{animal.m}`) or, for a number, the form that counts (`{n.counting}`), the English one its article and plural
+(`{animal.a}`, `{animal.s}`). The lists are small on purpose: the
 English side fits a vocabulary of 1,024 pieces and the Chinese side uses few enough characters that most of some 640 new pieces can be
 whole words.
 """
@@ -22,20 +23,33 @@ class Chinese(str):
         self.m = m
         return self
 
+    @property
+    def counting(self) -> str:
+        """A number as it stands before a measure word: two is 二 as a number, but 两 of anything."""
+        return "两" if self == "二" else str(self)
+
 
 class English(str):
-    """An English name; `a` is the name with its article, `s` the plural (a mass noun has "some" and no plural of its own)."""
+    """An English name with the forms that a sentence needs.
 
-    __slots__ = ("a", "s")
+    Attributes:
+      a: the name with its article; a mass noun has "some".
+      s: the plural; a mass noun has none of its own.
+      general: the name as a statement about the whole kind says it: "a rabbit", but "bread" and, of a colour or a job, "red", "doctor".
+    """
+
+    __slots__ = ("a", "general", "s")
     a: str
     s: str
+    general: str
 
-    def __new__(cls, text: str, s: str = "", *, mass: bool = False) -> "English":
-        """Makes the name with its plural (regular unless given)."""
+    def __new__(cls, text: str, s: str = "", *, mass: bool = False, bare: bool = False) -> "English":
+        """Makes the name with its plural (regular unless given); `bare` names take no article in a general statement."""
         self = super().__new__(cls, text)
         article = "some" if mass else "an" if text[0] in "aeiou" else "a"
         self.a = f"{article} {text}"
         self.s = text if mass else s or f"{text}s"
+        self.general = text if mass or bare else self.a
         return self
 
 
@@ -47,7 +61,7 @@ class Word:
     zh: Chinese
 
 
-def _words(table: str, *, mass: bool = False) -> tuple[Word, ...]:
+def _words(table: str, *, mass: bool = False, bare: bool = False) -> tuple[Word, ...]:
     """Reads lines of `Chinese/measure English[/plural]`, separated by commas or line ends."""
     words = []
     for entry in table.replace("\n", ",").split(","):
@@ -56,37 +70,43 @@ def _words(table: str, *, mass: bool = False) -> tuple[Word, ...]:
         zh, _, en = entry.strip().partition(" ")
         zh, _, measure = zh.partition("/")
         en, _, plural = en.partition("/")
-        words.append(Word(English(en, plural, mass=mass), Chinese(zh, measure or "个")))
+        words.append(Word(English(en, plural, mass=mass, bare=bare), Chinese(zh, measure or "个")))
     return tuple(words)
 
 
 PEOPLE: Final = _words("汤姆 Tom, 安娜 Anna, 玛丽 Mary, 彼得 Peter, 杰克 Jack, 露西 Lucy, 大卫 David, 约翰 John, 莉莉 Lily, 艾米 Amy")
 ANIMALS: Final = _words("""
     兔子/只 rabbit, 老虎/只 tiger, 狮子/头 lion, 大象/头 elephant, 熊猫/只 panda, 猴子/只 monkey, 狐狸/只 fox/foxes, 乌龟/只 turtle
-    小猫/只 cat, 小狗/条 dog, 山羊/只 goat, 小马/匹 horse, 小鸟/只 bird, 鸭子/只 duck""")
-FRUIT: Final = _words("苹果 apple, 香蕉/根 banana, 西瓜 melon, 葡萄/串 grape, 桃子 peach/peaches, 柠檬 lemon")
-DISHES: Final = _words("面包/块 bread, 米饭/碗 rice, 面条/碗 pasta, 豆腐/块 tofu, 牛肉/块 beef, 蛋糕/块 cake", mass=True)
-VEGETABLES: Final = _words("土豆 potato/potatoes, 白菜/棵 cabbage, 萝卜/根 carrot, 南瓜 pumpkin")
-CLOTHES: Final = _words("帽子/顶 hat, 裙子/条 dress/dresses, 衬衫/件 shirt, 大衣/件 coat, 袜子/双 sock, 手套/双 glove")
-TOOLS: Final = _words("铅笔/支 pencil, 雨伞/把 umbrella, 钥匙/把 key, 手机/部 phone, 地图/张 map, 词典/本 book, 照片/张 photo, 杯子 cup")
-CONTAINERS: Final = _words("箱子 box/boxes, 柜子 closet")
-FURNITURE: Final = _words("桌子/张 table, 椅子/把 chair, 沙发/张 sofa, 书架 shelf/shelves") + CONTAINERS
-VEHICLES: Final = _words("火车/列 train, 飞机/架 plane, 汽车/辆 car, 自行车/辆 bike, 轮船/艘 ship, 地铁/列 subway")
+    小猫/只 cat, 小狗/条 dog, 山羊/只 goat, 小马/匹 pony/ponies, 小鸟/只 bird, 鸭子/只 duck""")
+FRUIT: Final = _words("苹果 apple, 香蕉/根 banana, 西瓜 watermelon, 葡萄/串 grape, 桃子 peach/peaches, 柠檬 lemon")
+DISHES: Final = _words("面包/块 bread, 米饭/碗 rice, 奶酪/块 cheese, 豆腐/块 tofu, 牛肉/块 beef, 蛋糕/块 cake", mass=True)
+VEGETABLES: Final = _words("土豆 potato/potatoes, 白菜/棵 cabbage, 胡萝卜/根 carrot, 南瓜 pumpkin")
+CLOTHES: Final = _words("帽子/顶 hat, 裙子/条 skirt, 衬衫/件 shirt, 大衣/件 coat, 袜子/双 sock, 手套/双 glove")
+TOOLS: Final = _words("""
+    铅笔/支 pencil, 雨伞/把 umbrella, 钥匙/把 key, 手机/部 phone, 地图/张 map, 词典/本 dictionary/dictionaries, 书包 bag, 杯子 cup""")
+FURNITURE: Final = _words("桌子/张 table, 椅子/把 chair, 沙发/张 sofa, 书架 shelf/shelves, 衣柜 wardrobe, 柜子 cabinet")
+VEHICLES: Final = _words("火车/列 train, 飞机/架 plane, 汽车/辆 car, 公交车/辆 bus/buses, 轮船/艘 ship, 地铁/列 subway")
 COLOURS: Final = _words(
-    "红色 red, 黄色 yellow, 蓝色 blue, 绿色 green, 白色 white, 黑色 black, 灰色 grey, 紫色 purple, 粉色 pink, 棕色 brown"
+    "红色 red, 黄色 yellow, 蓝色 blue, 绿色 green, 白色 white, 黑色 black, 灰色 grey, 紫色 purple, 粉色 pink, 棕色 brown", bare=True
 )
 MOODS: Final = _words("高兴 happy, 安静 quiet, 勇敢 brave, 聪明 clever, 害羞 shy, 好奇 curious")
 WEATHER: Final = _words("晴天 sunny, 雨天 rainy, 雪天 snowy, 阴天 cloudy")
-ACTIVITIES: Final = _words("看书 read, 画画 draw, 唱歌 sing, 跳舞 dance, 跑步 run, 游泳 swim, 散步 walk, 睡觉 sleep, 下棋 play, 做饭 cook")
-SHOPS: Final = _words("超市 market, 商店 store")
+ACTIVITIES: Final = _words(
+    "看书 read, 画画 draw, 唱歌 sing, 跳舞 dance, 跑步 run, 游泳 swim, 散步 walk, 睡觉 sleep, 下棋 play chess, 做饭 cook"
+)
+ROOMS: Final = _words("厨房 kitchen, 房间 room")
+SHOPS: Final = _words("超市 supermarket, 商店 store")
 WORKPLACES: Final = _words("""
     医院 hospital, 学校 school, 饭店 restaurant, 农场 farm, 工厂 factory, 剧院 theatre
-    银行 bank, 邮局 office, 机场 airport, 图书馆 library""")
+    银行 bank, 邮局 post office, 机场 airport, 图书馆 library""")
 OUTINGS: Final = _words("公园 park, 动物园 zoo, 电影院 cinema, 博物馆 museum, 海边 beach, 森林 forest, 火车站 station, 体育馆 gym")
 PLACES: Final = OUTINGS + WORKPLACES
-JOBS: Final = _words("""
-    医生/位 doctor, 老师/位 teacher, 厨师/位 chef, 农民/位 farmer, 工人/位 worker, 演员/位 actor, 会计/位 banker, 邮递员/位 postman
-    飞行员/位 pilot, 管理员/位 keeper""")
+JOBS: Final = _words(
+    """
+    医生/位 doctor, 老师/位 teacher, 厨师/位 chef, 农民/位 farmer, 工人/位 worker, 演员/位 actor, 会计/位 accountant, 邮递员/位 postman
+    飞行员/位 pilot, 馆员/位 librarian""",
+    bare=True,
+)
 DAYS: Final = _words("""
     星期一 Monday, 星期二 Tuesday, 星期三 Wednesday, 星期四 Thursday, 星期五 Friday, 星期六 Saturday, 星期日 Sunday""")
 NUMBERS: Final = _words("""
@@ -119,8 +139,8 @@ WORKPLACE: Final = dict(zip(JOBS, WORKPLACES, strict=True))
 
 _OPPOSITES: Final = _words("""
     大 big, 小 small, 长 long, 短 short, 快 fast, 慢 slow, 冷 cold, 热 hot, 新 new, 旧 old, 远 far, 近 near, 早 early, 晚 late
-    高 tall, 矮 low, 多 many, 少 few, 好 good, 坏 bad, 轻 light, 重 heavy, 开 open, 关 closed, 前 front, 后 back, 真 true, 假 false
-    干净 clean, 肮脏 dirty, 简单 simple, 复杂 complex, 安全 safe, 危险 unsafe""")
+    高 high, 低 low, 多 many, 少 few, 好 good, 坏 bad, 轻 light, 重 heavy, 开 open, 关 closed, 前 front, 后 back, 真 true, 假 false
+    干净 clean, 肮脏 dirty, 简单 simple, 复杂 complex, 安全 safe, 危险 dangerous""")
 OPPOSITE: Final = {
     word: other for left, right in zip(_OPPOSITES[::2], _OPPOSITES[1::2], strict=True) for word, other in ((left, right), (right, left))
 }
