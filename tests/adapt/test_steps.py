@@ -1,5 +1,7 @@
 """Steps are done once, again when what they are made from changes, and taken up where an interrupted run left them."""
 
+import os
+
 import pytest
 
 from zhllama_jax.adapt import steps
@@ -83,6 +85,27 @@ def test_an_interrupted_step_finds_its_folder_and_a_changed_one_an_empty_folder(
     assert pipeline.run()["second"].figures["partial"] == 2
     assert pipeline.ran == ["second", "apart"]
     assert pipeline.run(rate=2)["second"].figures["partial"] == 1
+
+
+def test_the_time_of_interrupted_attempts_counts_up_to_their_last_file(pipeline):
+    pipeline.fail = True
+    for attempt in (1, 2):
+        with pytest.raises(RuntimeError):
+            pipeline.run()
+        note = pipeline.output / ".steps" / "second.begun"
+        last = pipeline.output / "steps" / "second" / "partial"
+        os.utime(last, (0, note.stat().st_mtime + 100.0 * attempt))
+    pipeline.fail = False
+    assert 300.0 <= pipeline.run()["second"].seconds < 330.0
+    assert pipeline.run(rate=2)["second"].seconds < 30.0, "another key is another work"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"key": "x", "seconds": "long", "figures": {}}', '{"key": "x", "second": 1.0}', "{"])
+def test_a_malformed_record_is_one_sentence_that_says_what_to_do(pipeline, content):
+    pipeline.run()
+    (pipeline.output / ".steps" / "second.json").write_text(content)
+    with pytest.raises(ValueError, match=r"second\.json is not the record of a finished step; remove it to do the step again"):
+        pipeline.run()
 
 
 def test_a_folder_that_no_step_began_is_never_emptied(pipeline):

@@ -48,13 +48,17 @@ class Record:
 
     Attributes:
       key: digest of what the step was made from.
-      seconds: time it took when it was done.
+      seconds: time it took when it was done, interrupted attempts included.
       figures: what it returned.
     """
 
     key: str
     seconds: float
     figures: dict[str, Any]
+
+
+RECORDED = {"key": str, "seconds": float, "figures": dict}
+"""What a record holds as JSON."""
 
 
 def run(steps: Sequence[Step], output: Path, say: Callable[[str], None]) -> dict[str, Record]:
@@ -78,11 +82,11 @@ def run(steps: Sequence[Step], output: Path, say: Callable[[str], None]) -> dict
             say(f"{label}: done before")
             records[step.name] = record
             continue
-        _begin(folder, record_path, key)
+        earlier = _begin(folder, record_path, key)
         say(f"{label} …")
         started = time.monotonic()
         figures = step.run(folder, {name: done.figures for name, done in records.items()})
-        record = Record(key, time.monotonic() - started, figures)
+        record = Record(key, earlier + time.monotonic() - started, figures)
         files.write_json(record_path, dataclasses.asdict(record))
         say(f"{label}: done in {record.seconds:.1f} s")
         records[step.name] = record
@@ -117,8 +121,8 @@ def _folder(step: Step, output: Path) -> Path:
     return output / (step.folder or f"steps/{step.name}")
 
 
-def _begin(folder: Path, record_path: Path, key: str) -> None:
-    """Takes up a folder that an interrupted run of the same key left, or makes an empty one.
+def _begin(folder: Path, record_path: Path, key: str) -> float:
+    """Takes up a folder that an interrupted run of the same key left, or makes an empty one; returns the seconds spent on it so far.
 
     Raises:
       ValueError: the folder holds something, and not from this step.
@@ -127,16 +131,36 @@ def _begin(folder: Path, record_path: Path, key: str) -> None:
     if not begun.is_file() and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} holds what no step of this output made: choose another output, or move it away")
     record_path.unlink(missing_ok=True)
-    if not (begun.is_file() and begun.read_text() == key):
+    earlier = _earlier(begun, folder, key)
+    if earlier is None:
         shutil.rmtree(folder, ignore_errors=True)
-    files.atomic_write(begun, key)
+    files.write_json(begun, {"key": key, "seconds": earlier or 0.0})
     folder.mkdir(parents=True, exist_ok=True)
+    return earlier or 0.0
+
+
+def _earlier(begun: Path, folder: Path, key: str) -> float | None:
+    """The seconds of former attempts at a key; None if there was none.
+
+    A killed process cannot say how long it worked: that is the time from its note to the last file that it wrote.
+    """
+    try:
+        note = files.read_json(begun, what="the note of a step that was begun")
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(note, dict) or note.get("key") != key:
+        return None
+    last = max((path.lstat().st_mtime for path in folder.rglob("*")), default=0.0)
+    return note["seconds"] + max(last - begun.stat().st_mtime, 0.0)
 
 
 def _read(path: Path) -> Record | None:
     if not path.is_file():
         return None
-    return Record(**files.read_json(path, what="the record of a finished step; remove it to do the step again"))
+    found = files.read_json(path, what="the record of a finished step; remove it to do the step again")
+    if not isinstance(found, dict) or {name: type(value) for name, value in found.items()} != RECORDED:
+        raise ValueError(f"{path} is not the record of a finished step; remove it to do the step again")
+    return Record(**found)
 
 
 def _key(step: Step, needs: Mapping[str, str]) -> str:
