@@ -102,6 +102,22 @@ def test_a_second_build_is_a_look_up(tmp_path: Path, corpus: Path, tokenizer: pr
         build.text(changed, tokenizer, tmp_path / "out")
 
 
+@pytest.mark.parametrize("damage", ["gone", "empty", "changed"])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_damaged_build_is_built_again(tmp_path: Path, corpus: Path, tokenizer: processor.Tokenizer, split: str, damage: str) -> None:
+    data = config.TextData(files=(str(corpus),), length=32, held_out=0.2)
+    first = build.text(data, tokenizer, tmp_path / "out")
+    expected = read_back(first.train, tokenizer)
+    path = tmp_path / "out" / f"packed_rows-{split}.array_record-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 255
+    path.unlink() if damage == "gone" else path.write_bytes(b"" if damage == "empty" else content)
+    again = build.text(data, tokenizer, tmp_path / "out")
+    assert again.fresh and again.metadata == first.metadata
+    assert read_back(again.train, tokenizer) == expected
+    assert not build.text(data, tokenizer, tmp_path / "out").fresh
+
+
 def test_two_builds_are_the_same_bytes(tmp_path: Path, corpus: Path, tokenizer: processor.Tokenizer) -> None:
     data = config.TextData(files=(str(corpus),), length=32)
     stores = [build.text(data, tokenizer, tmp_path / name).train for name in ("one", "two")]
@@ -116,6 +132,60 @@ def test_reference_packing_keeps_lines_and_loses_the_rest(tmp_path: Path, tokeni
     stream = [token for text in ["one", "", "one", "two words"] for token in tokenizer.encode(text, bos=True)]
     kept = [token for row in range(len(built.train)) for token in built.train[row].tokens[:-1].tolist()]
     assert kept == stream[: len(stream) // 4 * 4]
+
+
+def test_reference_packing_joins_no_lines_of_two_files(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
+    """Each file is cut into blocks by itself, as the original's; its remainder never meets the next file."""
+    lines = ["The sea is never full.", "All the rivers run into the sea."]
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    each = [token for line in lines for token in (tokenizer.bos_id, *tokenizer.encode(line))]
+    length = len(each) // 2 - 1
+    assert len(each) % length
+    data = config.TextData(files=(str(tmp_path),), length=length, packing="reference")
+    train = build.text(data, tokenizer, tmp_path / "out").train
+    rows = [train[number].tokens[:-1].tolist() for number in range(len(train))]
+    assert rows == [each[:length], each[length : 2 * length]] * 3
+
+
+@pytest.mark.parametrize("separate", [True, False])
+@pytest.mark.parametrize(("bos", "eos"), [(True, True), (True, False), (False, True)])
+def test_recorded_targets_are_those_that_are_scored(
+    tmp_path: Path, corpus: Path, tokenizer: processor.Tokenizer, bos: bool, eos: bool, separate: bool
+) -> None:
+    built = build.text(config.TextData(files=(str(corpus),), length=32, bos=bos, eos=eos), tokenizer, tmp_path / "out")
+    spelled = build.spelled(built.metadata, "train", separate=separate)
+    scored = sum(batch.loss_mask.sum() for batch in batches.in_order(built.train, 8, separate=separate))
+    assert scored == built.metadata["splits"]["train"]["targets_separate" if separate else "targets"]
+    if bos:
+        assert spelled == (built.metadata["splits"]["train"]["characters"], scored)
+    else:
+        assert spelled is None, "the first token of a document is not among the targets"
+
+
+def test_reference_rows_spell_less_than_the_text(tmp_path: Path, corpus: Path, tokenizer: processor.Tokenizer) -> None:
+    built = build.text(config.TextData(files=(str(corpus),), length=32, packing="reference"), tokenizer, tmp_path / "out")
+    assert build.spelled(built.metadata, "train", separate=True) is None
+
+
+def test_instruction_rows_spell_their_answers(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
+    built = build.sft(config.SftData(files=(str(sft_file(tmp_path / "a.json")),), length=400), tokenizer, tmp_path / "out")
+    for separate in (True, False):
+        scored = sum(batch.loss_mask.sum() for batch in batches.in_order(built.train, 8, separate=separate))
+        assert build.spelled(built.metadata, "train", separate=separate) == (built.metadata["splits"]["train"]["characters"], scored)
+    assert build.spelled({"splits": {}}, "train", separate=True) is None
+
+
+def test_repairs_of_instruction_rows_are_counted(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [
+        {"instruction": "a\0\0", "input": "b\0", "output": "c"},
+        {"instruction": "a", "output": "c\r\nd\ud800"},
+        {"instruction": "a", "output": "b"},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    built = build.sft(config.SftData(files=(str(path),), length=200), tokenizer, tmp_path / "out")
+    assert built.metadata["splits"]["train"]["faults"] == {"nul": 1, "crlf": 1, "surrogate": 1}
 
 
 def test_faults_and_empty_splits_stop_the_build_and_leave_nothing(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:

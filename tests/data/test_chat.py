@@ -208,7 +208,8 @@ def test_reading_rows(tmp_path: Path) -> None:
         ([{}], "row 0: no instruction and no output .the row has no keys"),
         ([["a", "b"]], "row 0: expected an object"),
         ([{"instruction": 1, "output": "b", "input": 2}], "row 0: instruction and input must hold a string"),
-        ([{"instruction": "a", "output": "b", "history": [["a"]]}], "row 0: history must hold"),
+        *(([{"instruction": "a", "output": "b", "input": empty}], "row 0: input must hold a string") for empty in (0, False, [], {})),
+        *(([{"instruction": "a", "output": "b", "history": wrong}], "row 0: history must hold") for wrong in ([["a"]], "", 0, False)),
         ([{"output": "b"}] * 9, r"row 0: .*; .*row 4: [^;]*$"),
     ],
 )

@@ -63,7 +63,13 @@ def test_a_row_takes_about_two_bytes_a_token(tmp_path: Path) -> None:
 def test_directory_holds_the_dataset_and_nothing_else(tmp_path: Path) -> None:
     store.write(tmp_path / "s", {"train": rows(2)}, metadata=metadata())
     names = sorted(path.name for path in (tmp_path / "s").iterdir())
-    assert names == ["dataset_info.json", "features.json", "metadata.json", "packed_rows-train.array_record-00000-of-00001"]
+    assert names == [
+        "checksums.json",
+        "dataset_info.json",
+        "features.json",
+        "metadata.json",
+        "packed_rows-train.array_record-00000-of-00001",
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
@@ -191,4 +197,49 @@ def test_metadata_of_a_stranger_are_refused(tmp_path: Path) -> None:
     store.write(tmp_path / "s", {"train": rows(2)}, metadata=metadata())
     (tmp_path / "s" / "metadata.json").write_text("[]")
     with pytest.raises(ValueError, match=r"metadata\.json lacks"):
+        store.open_store(tmp_path / "s")
+
+
+def flip(path: Path, place: int) -> None:
+    """Changes one byte."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 255
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "gone": (lambda path: path.unlink(), "is gone"),
+    "empty": (lambda path: path.write_bytes(b""), "has 0 bytes instead of"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "bytes instead of"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_split_whose_file_is_gone_or_cut_is_not_opened(tmp_path: Path, damage: Any, message: str) -> None:
+    store.write(tmp_path / "s", {"train": rows(20), "validation": rows(2)}, metadata=metadata())
+    damage(tmp_path / "s" / "packed_rows-train.array_record-00000-of-00001")
+    with pytest.raises(ValueError, match=rf"s is damaged: packed_rows-train\..* {message}.*; build the data again"):
+        store.open_store(tmp_path / "s")
+    assert len(store.open_store(tmp_path / "s", "validation")) == 2
+
+
+def test_a_changed_byte_is_found_by_digest_and_named_where_it_is_read(tmp_path: Path) -> None:
+    store.write(tmp_path / "s", {"train": rows(200, length=64)}, metadata=metadata(64))
+    assert not store.damage(tmp_path / "s", contents=True)
+    flip(tmp_path / "s" / "packed_rows-train.array_record-00000-of-00001", 43_000)
+    assert not store.damage(tmp_path / "s")
+    assert "has another content than was written" in store.damage(tmp_path / "s", contents=True)
+    opened = store.open_store(tmp_path / "s")
+    with pytest.raises(ValueError, match=r"s is damaged: row \d+ of its split 'train' cannot be read \(.*\); build the data again"):
+        [opened[number] for number in range(len(opened))]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"packed_rows-train.array_record-00000-of-00001": {"bytes": 3}}'])
+def test_a_record_of_files_that_lists_none_is_refused(tmp_path: Path, content: str) -> None:
+    store.write(tmp_path / "s", {"train": rows(2)}, metadata=metadata())
+    (tmp_path / "s" / "checksums.json").write_text(content)
+    with pytest.raises(ValueError, match=r"checksums\.json does not list the bytes and sha256"):
+        store.open_store(tmp_path / "s")
+    (tmp_path / "s" / "checksums.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"names no file of split 'train'"):
         store.open_store(tmp_path / "s")

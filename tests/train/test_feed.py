@@ -65,6 +65,23 @@ def test_what_one_corpus_holds_out_is_learnt_through_no_other(built, tokenizer, 
     assert len(alone.sources[0]) > len(both.sources[1])
 
 
+@pytest.mark.parametrize("separate", [True, False])
+def test_bits_per_character_are_of_what_was_scored(tokenizer, text_data, tmp_path, separate: bool) -> None:
+    """Without EOS the step to the next document is a target only where documents are not separate; reference packing drops text."""
+    without = config.Source(text=dataclasses.replace(text_data, eos=False))
+    reference = config.Source(text=dataclasses.replace(text_data, packing="reference"))
+    opened = feed.open_data(config.Data(sources=(without, reference), separate=separate), tokenizer, tmp_path, say=print)
+    mesh = mesh_lib.make(devices=jax.devices()[:1])
+
+    def evaluate(part: batches.Batch) -> tuple:
+        return math.log(2) * jnp.sum(part.loss_mask), jnp.sum(part.loss_mask)
+
+    first, second = (feed.score(each, evaluate, mesh, batch=4, separate=separate, max_rows=None) for each in opened.held_out)
+    assert opened.held_out[0].targets == first.tokens
+    assert first.bits_per_character == pytest.approx(first.tokens / opened.held_out[0].characters)
+    assert second.bits_per_character is None
+
+
 def test_instructions_say_how_they_are_put(tokenizer, tmp_path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"instruction": "Say yes.", "input": "", "output": "yes"}\n' * 3)

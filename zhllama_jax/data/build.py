@@ -1,14 +1,16 @@
 """From files and a tokenizer to a store of packed rows, with counts of everything on the way.
 
 The corpus is read once per split, a split is streamed, and memory holds a chunk of documents (and
-16 bytes per document where duplicates are left out). What was built is named by a key over the
-contents of the inputs, the choices and the tokenizer: a second build of the same is a look-up.
+about 100 bytes per document where duplicates are left out). What was built is named by a key over
+the contents of the inputs, the choices and the tokenizer: a second build of the same is a look-up,
+or, where its files are damaged, another build.
 """
 
 import dataclasses
 import hashlib
 import itertools
 import json
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ from zhllama_jax import files
 from zhllama_jax.data import chat, config, documents, holdout, pack, store
 from zhllama_jax.tokenizer import processor
 
-RECIPE = 3
+RECIPE = 4
 """Counts changes of this code that make other rows of the same inputs."""
 
 CHUNK_CHARACTERS = 1 << 20
@@ -59,8 +61,9 @@ def text(
 
     What one of `others`, the corpora that are used together with this one, holds out is not trained on.
 
-    The metadata count, per split: documents, characters, bytes and tokens (without separators) that were packed, rows, and
-    targets (predicted tokens); over the whole corpus: what was read and every fault, by kind.
+    The metadata count, per split: documents, characters, bytes and tokens (without separators) that were packed, rows, targets
+    (predicted tokens) and targets_separate (those that are predicted where documents of a row do not see each other); over the whole
+    corpus: what was read and every fault, by kind.
 
     Raises:
       FileNotFoundError: a file is missing.
@@ -89,8 +92,8 @@ def sft(
     """Builds the store of instruction rows in the directory `output`, or opens it if it is there.
 
     The metadata count, per split: examples, characters of the answers learnt, tokens, targets, rows, examples dropped (no answer
-    left, or asked in the validation files) and cut (answer shortened); and record template and boundary, which the model must be
-    asked with.
+    left, or asked in the validation files) and cut (answer shortened), and rows of the files that needed a repair, by kind; and record
+    template and boundary, which the model must be asked with.
 
     Raises:
       FileNotFoundError: a file is missing.
@@ -121,6 +124,35 @@ def key(
     choices["others"] = [[other.held_out, other.salt] for other in others]
     described = json.dumps([RECIPE, store.FORMAT, kind, choices, tokenizer.sha256, digests], sort_keys=True)
     return hashlib.sha256(described.encode("utf-8")).hexdigest()
+
+
+class Spelled(NamedTuple):
+    """What the predicted tokens of a split spell together.
+
+    Attributes:
+      characters: Unicode characters.
+      targets: the tokens.
+    """
+
+    characters: int
+    targets: int
+
+
+def spelled(metadata: dict[str, Any], split: str, *, separate: bool) -> Spelled | None:
+    """What a score of a whole split speaks of; None where its targets are not just the counted text.
+
+    That is so of a store that says nothing of it, of reference packing, which drops text, and of documents without BOS, whose first
+    token nothing stands before.
+
+    Args:
+      metadata: a store's.
+      split: the split's name.
+      separate: whether documents of a row see only themselves (see `batches.collate`).
+    """
+    counts, options = metadata.get("splits", {}).get(split, {}), metadata.get("options", {})
+    targets = counts.get("targets_separate" if separate else "targets")
+    whole = metadata.get("kind") == "sft" or (metadata.get("kind") == "text" and options["bos"] and options["packing"] != "reference")
+    return Spelled(counts["characters"], targets) if whole and targets and counts.get("characters") else None
 
 
 def _metadata(
@@ -158,7 +190,7 @@ def _split_files(data: config.TextData | config.SftData, inputs: list[Path], val
 
 
 def _ready(output: str | Path, wanted: str, overwrite: bool) -> Built | None:
-    """The build in `output` if it is the wanted one."""
+    """The build in `output` if it is the wanted one and its files are as they were written."""
     if not (Path(output) / "metadata.json").exists():
         return None
     metadata = store.read_metadata(output)
@@ -166,11 +198,15 @@ def _ready(output: str | Path, wanted: str, overwrite: bool) -> Built | None:
         if overwrite:
             return None
         raise ValueError(f"{output} holds data built from other inputs or choices: choose another output or remove it first")
+    if store.damage(output, contents=True):
+        return None
     return _opened(output, metadata, fresh=False)
 
 
 def _write(output: str | Path, splits: dict[str, Iterable[pack.Row]], metadata: dict[str, Any], overwrite: bool) -> Built:
-    store.write(output, splits, metadata=metadata, overwrite=overwrite)
+    # `_ready` has refused what is another build: a store that stands there now is this one, damaged.
+    damaged = (Path(output) / "metadata.json").exists()
+    store.write(output, splits, metadata=metadata, overwrite=overwrite or damaged)
     return _opened(output, store.read_metadata(output), fresh=True)
 
 
@@ -194,22 +230,27 @@ def _text_rows(
     texts = holdout.learned(data, others=others, tally=read) if split == TRAIN else holdout.held_out(data, tally=read)
     counts: Counter[str] = Counter()
 
-    def tokenised() -> Iterator[list[int]]:
+    def tokenised() -> Iterator[tuple[str, list[int]]]:
         for chunk in _chunks(texts):
             for item, ids in zip(chunk, tokenizer.encode_batch([item.text for item in chunk]), strict=True):
                 used.add(item.text)
                 counts["tokens"] += len(ids)
-                yield ids
+                yield item.source, ids
             if progress is not None:
                 progress(Progress(split, used.documents, counts["tokens"]))
 
     pad_id = tokenizer.pad_id or 0
+    rows: Iterable[pack.Row]
     if reference:
-        rows = pack.pack_reference(tokenised(), length=data.length, bos_id=tokenizer.bos_id, pad_id=pad_id)
+        # The original packed each file by itself: what remains of one never meets the lines of the next.
+        rows = itertools.chain.from_iterable(
+            pack.pack_reference((ids for _, ids in lines), length=data.length, bos_id=tokenizer.bos_id, pad_id=pad_id)
+            for _, lines in itertools.groupby(tokenised(), key=operator.itemgetter(0))
+        )
     else:
         bos_id = tokenizer.bos_id if data.bos else None
         eos_id = tokenizer.eos_id if data.eos else None
-        rows = pack.pack(tokenised(), length=data.length, bos_id=bos_id, eos_id=eos_id, pad_id=pad_id)
+        rows = pack.pack((ids for _, ids in tokenised()), length=data.length, bos_id=bos_id, eos_id=eos_id, pad_id=pad_id)
     yield from _counted(rows, counts)
     _require(used.documents, split, data.held_out, paths)
     metadata["splits"][split] = {
@@ -233,13 +274,14 @@ def _sft_rows(
     progress: Report | None,
 ) -> Iterator[pack.Row]:
     """The rows of one split, without the questions that the files `against` ask; its counts are in `metadata` when they are exhausted."""
+    repairs: Counter[str] = Counter()
     counts: Counter[str] = Counter(examples=0, dropped_empty=0, dropped_overlong=0, dropped_held_out=0, cut=0)
     asked = {_asked(row) for path in against for row in chat.read_sft(path)}
     # The original's `max_seq_length` counts all tokens of an example; a row here also holds the last one predicted.
     max_tokens = data.length if data.boundary == "faithful" else data.length + 1
 
     def examples() -> Iterator[pack.Example]:
-        for row in itertools.chain.from_iterable(chat.read_sft(path) for path in paths):
+        for row in itertools.chain.from_iterable(chat.read_sft(path, repairs=repairs) for path in paths):
             if data.held_out and documents.is_held_out(row.question, data.held_out, data.salt) != (split == VALIDATION):
                 continue
             if asked and _asked(row) in asked:
@@ -264,7 +306,7 @@ def _sft_rows(
     packed = pack.pack_examples(examples(), length=data.length, pad_id=tokenizer.pad_id or 0, several=data.packing == "several")
     yield from _counted(packed, counts)
     _require(counts["examples"], split, data.held_out, paths)
-    metadata["splits"][split] = dict(counts)
+    metadata["splits"][split] = {**counts, "faults": dict(repairs)}
 
 
 def _asked(row: chat.SftExample) -> bytes:
@@ -276,6 +318,7 @@ def _counted(rows: Iterable[pack.Row], counts: Counter[str]) -> Iterator[pack.Ro
     for row in rows:
         counts["rows"] += 1
         counts["targets"] += int(row.loss_mask.sum())
+        counts["targets_separate"] += int(row.loss_mask[1:][row.segment_ids[1:] == row.segment_ids[:-1]].sum())
         yield row
 
 

@@ -29,6 +29,7 @@ Nothing in an instruction or answer can become a control id (`Tokenizer.encode` 
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -167,11 +168,15 @@ def render_example(
     return pack.Example(tokens, [0] * len(prompt) + [1] * (len(tokens) - len(prompt)))
 
 
-def read_sft(path: str | Path) -> Iterator[SftExample]:
+def read_sft(path: str | Path, *, repairs: Counter[str] | None = None) -> Iterator[SftExample]:
     """Yields the rows of an Alpaca file: a `.json` list, or `.jsonl` with one object a line.
 
     A row holds strings under `instruction` and `output`, may hold one under `input` (or null) and a
     list of [instruction, answer] pairs under `history`; other keys are not read.
+
+    Args:
+      path: the file.
+      repairs: counts the rows whose text was repaired, by kind (see `clean.repair`).
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -196,8 +201,7 @@ def read_sft(path: str | Path) -> Iterator[SftExample]:
             if len(problems) == MAX_PROBLEMS:
                 break
         elif not problems:
-            history = tuple((_clean(question), _clean(answer)) for question, answer in row.get("history") or ())
-            yield SftExample(_clean(row["instruction"]), _clean(row.get("input") or ""), _clean(row["output"]), history)
+            yield _example(row, Counter() if repairs is None else repairs)
     if problems:
         raise ValueError("; ".join(problems))
 
@@ -227,10 +231,12 @@ def _row_problems(row: Any) -> str:
     if missing:
         return f"no {' and no '.join(missing)} (the row has {', '.join(map(repr, row)) or 'no keys'})"
     strange = [key for key in ("instruction", "output") if not isinstance(row[key], str)]
-    strange += ["input"] if not isinstance(row.get("input") or "", str) else []
+    strange += ["input"] if not isinstance(row.get("input"), str | None) else []
     if strange:
         return f"{' and '.join(strange)} must hold a string"
-    turns = row.get("history") or []
+    turns = row.get("history")
+    if turns is None:
+        return ""
     if not isinstance(turns, list) or not all(
         isinstance(turn, list) and len(turn) == 2 and all(isinstance(part, str) for part in turn) for turn in turns
     ):
@@ -238,5 +244,16 @@ def _row_problems(row: Any) -> str:
     return ""
 
 
-def _clean(text: str) -> str:
-    return clean.repair(text).text
+def _example(row: dict[str, Any], repairs: Counter[str]) -> SftExample:
+    """A row without problems as an example, its texts repaired; each kind of repair counts once a row."""
+    kinds: set[str] = set()
+
+    def repaired(text: str) -> str:
+        result = clean.repair(text)
+        kinds.update(result.repairs)
+        return result.text
+
+    history = tuple((repaired(question), repaired(answer)) for question, answer in row.get("history") or ())
+    example = SftExample(repaired(row["instruction"]), repaired(row.get("input") or ""), repaired(row["output"]), history)
+    repairs.update(kinds)
+    return example

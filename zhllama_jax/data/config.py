@@ -42,11 +42,13 @@ class TextData:
       length: tokens that the model reads per row.
       documents: what a document of a `.txt` file is: paragraphs up to a blank line, one line, or the whole file.
       field: the key of the text in a `.jsonl` row.
-      on_error: "strict" stops at the first malformed `.jsonl` row; "skip" counts and leaves it out.
+      on_error: "strict" stops at the first fault that cannot be repaired without a doubt (bytes that are not UTF-8, a malformed
+        `.jsonl` row, a text that is too long); "skip" counts it and goes on: such bytes become U+FFFD, such rows are left out.
       deduplicate: leave out documents whose text was there before.
       packing: "documents" loses nothing; "reference" makes the rows of the original Chinese-LLaMA-Alpaca scripts
-        (every line a document that begins with BOS, what remains of each 1,000 lines dropped): `documents`, `deduplicate`,
-        `bos` and `eos` then play no part.
+        (every line a document that begins with BOS; of each file by itself, what remains of each 1,000 lines dropped):
+        `documents`, `deduplicate`, `bos` and `eos` then play no part. `held_out` takes lines out before they are packed, where
+        the originals held blocks out.
       bos: begin each document with BOS.
       eos: end each document with EOS.
     """

@@ -2,11 +2,11 @@
 
 A row for a model that reads T tokens holds T + 1: `tokens[:T]` is read and `tokens[1:]` is
 predicted. `loss_mask[i]` says whether token i is predicted at all (the first of a row never is:
-nothing stands before it), `segment_ids[i]` to which document of the row it belongs, counted from
-1; 0 is padding.
+nothing stands before it), `segment_ids[i]` to which document or example of the row it belongs,
+counted from 1 (rows of `pack_reference` are one segment whatever lines they hold); 0 is padding.
 
     pack            documents -> rows, one pass, nothing lost
-    pack_reference  lines -> rows as Chinese-LLaMA-Alpaca made them
+    pack_reference  lines of a file -> rows as Chinese-LLaMA-Alpaca made them
     pack_examples   prompt/answer examples -> rows, several in a row or one
 
 Knows ids only: no text, no tokenizer.
@@ -86,7 +86,7 @@ def pack(documents: Iterable[Sequence[int]], *, length: int, bos_id: int | None,
 
 
 def pack_reference(lines: Iterable[Sequence[int]], *, length: int, bos_id: int, pad_id: int = 0, batch_lines: int = 1000) -> Iterator[Row]:
-    """Rows as the original Chinese-LLaMA-Alpaca pre-training made them.
+    """Rows of one file as the original Chinese-LLaMA-Alpaca pre-training made them; it joined the files' blocks, not their lines.
 
     Each line, also an empty one, begins with BOS and ends without EOS. Batches of `batch_lines`
     lines are joined and cut into blocks of `length` tokens; what remains of a batch is dropped,

@@ -29,8 +29,8 @@ class HeldOut(NamedTuple):
     Attributes:
       name: the source's.
       rows: the rows.
-      characters: Unicode characters that the targets spell; None where the store does not say.
-      targets: predicted tokens of the whole split.
+      characters: Unicode characters that the targets spell; None where that is not known (see `build.spelled`).
+      targets: predicted tokens of the whole split; None likewise.
     """
 
     name: str
@@ -92,10 +92,10 @@ def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: 
         metadata = train.metadata
         stores.append(train)
         if validation is not None:
-            counts = metadata["splits"][validation.split]
+            spelled = build.spelled(metadata, validation.split, separate=data.separate)
             taken = {*log.KEYS, *(other.name for other in held_out)}
             name = name if name not in taken else f"{name}_{number}"
-            held_out.append(HeldOut(name, validation, counts.get("characters"), counts.get("targets")))
+            held_out.append(HeldOut(name, validation, *(spelled or (None, None))))
         key = metadata.get("key") or hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
         identity.append({"key": key, "rows": len(train), "weight": source.share.weight, "max_epochs": source.share.max_epochs})
         if metadata.get("kind") == "sft":
