@@ -1,11 +1,13 @@
 """A conversation by lines: answers on standard output, the rest on standard error."""
 
+import dataclasses
 import io
 import sys
 from pathlib import Path
 
 import pytest
 
+from zhllama_jax.cli import chat as chat_verb
 from zhllama_jax.cli import program, ready
 from zhllama_jax.data import chat
 from zhllama_jax.decode import config as decode_config
@@ -46,6 +48,20 @@ def test_the_oldest_turn_goes_first_when_the_context_is_full(
 ) -> None:
     assert talk(tuned_model, "one two three four\n" * 4, monkeypatch) == 0
     assert "the oldest turn no longer fits" in capsys.readouterr().err
+
+
+def test_room_for_a_long_answer_takes_half_of_the_context_at_most(tuned_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With as many new tokens as the context holds, every second question would forget the one before."""
+    loaded = ready.load(tuned_model)
+    loaded = dataclasses.replace(loaded, config=loaded.config.replace(max_position_embeddings=1024))
+    _, generation = decode_config.resolve({"max_new_tokens": 1024}, loaded.generation)
+    history = [("a", "b")]
+    ids = chat_verb._fit(loaded, "c", history, "alpaca", generation)
+    assert history == [("a", "b")] and not capsys.readouterr().err
+    assert ids == chat.render_prompt(loaded.tokenizer, "c", history=history)
+    history = [("a", "b"), ("word " * 300, "b"), ("a", "b")]
+    ids = chat_verb._fit(loaded, "c", history, "alpaca", generation)
+    assert history == [("a", "b")] and ids is not None and len(ids) <= 512
 
 
 def test_a_line_that_is_too_long_ends_nothing(

@@ -58,6 +58,14 @@ def test_rows_of_prompts_join_instruction_and_input(base_model: Path, tmp_path: 
     assert [json.loads(line)["prompt"] for line in capsys.readouterr().out.splitlines()] == ["One", "Two\nthree"]
 
 
+@pytest.mark.parametrize("empty", ["0", "false", "[]"])
+def test_an_input_that_is_no_text_is_refused(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], empty: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(f'{{"instruction": "One", "input": null}}\n{{"instruction": "Two", "input": {empty}}}\n')
+    assert generate(base_model, "--prompts", str(path)) == 1
+    assert "prompts.jsonl:2: expected a text under 'prompt', or under 'instruction' and 'input'" in capsys.readouterr().err
+
+
 def test_one_prompt_streams_to_a_terminal(base_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert generate(base_model, "--prompt", "The sea", "--temperature", "0") == 0

@@ -79,7 +79,7 @@ def _ask() -> str | None:
 def _fit(
     loaded: ready.Ready, question: str, history: list[tuple[str, str]], template: str, generation: "decode_config.Generation"
 ) -> list[int] | None:
-    """The prompt's ids, with room for an answer; the oldest turns are taken off `history` until it fits.
+    """The prompt's ids, with room for an answer (half of the context at most); the oldest turns are taken off `history` until it fits.
 
     None, and a word about it, if the question fills the context by itself.
     """
@@ -91,7 +91,8 @@ def _fit(
     if alone >= context:
         terminal.say(f"(this line has {alone:,} tokens, which leave no room in the context of {context:,}: ask something shorter)")
         return None
-    room = context - generation.max_new_tokens
+    # An answer that may be longer than half of the context does not drive out the conversation: it ends earlier then.
+    room = max(context - generation.max_new_tokens, context // 2)
     while True:
         ids = chat.render_prompt(loaded.tokenizer, question, template=template, boundary=loaded.boundary, history=history)
         if not history or len(ids) <= room:

@@ -74,12 +74,12 @@ def _read(path: Path) -> list[str]:
     found = []
     for number, row in lines.objects(path):
         text = row.get("prompt", row.get("instruction"))
-        extra = row.get("input") or ""
-        if not isinstance(text, str) or not isinstance(extra, str):
+        extra = row.get("input")
+        if not isinstance(text, str) or not isinstance(extra, str | None):
             raise ValueError(
                 f"{path}:{number}: expected a text under 'prompt', or under 'instruction' and 'input'; the row has {', '.join(row)}"
             )
-        found.append(chat.join_input(text, extra))
+        found.append(chat.join_input(text, extra or ""))
     return found
 
 
