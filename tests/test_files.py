@@ -96,6 +96,11 @@ def test_read_json_says_what_is_wrong_and_where(tmp_path: Path, content: bytes, 
     assert str(caught.value).startswith(f"{path} is not a model's config.json: ")
 
 
+def test_read_json_passes_over_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(b'\xef\xbb\xbf{"a": "\xef\xbb\xbf"}')
+    assert files.read_json(tmp_path / "x.json") == {"a": "\ufeff"}, "the mark in front is none of the text; one inside is"
+
+
 def test_read_json_refuses_what_is_absent_a_folder_or_too_large(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.json", tmp_path):
         with pytest.raises(FileNotFoundError, match="not found: expected a manifest"):

@@ -57,7 +57,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path, *, what: str = "a JSON file", max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """Reads a JSON file; duplicate keys, a wrong encoding and oversize are errors.
+    """Reads a JSON file, UTF-8 with or without a byte order mark; duplicate keys, another encoding and oversize are errors.
 
     Args:
       path: the file.
@@ -75,7 +75,7 @@ def read_json(path: str | Path, *, what: str = "a JSON file", max_bytes: int = M
     if size > max_bytes:
         raise ValueError(f"{path} has {size:,} bytes, more than the {max_bytes:,} allowed for {what}")
     try:
-        return json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_unique_keys)
+        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not {what}: {error}") from None
 

@@ -37,6 +37,15 @@ def test_prompted_models_are_used_by_chat_template(page: Callable[..., str]) -> 
     assert "template `alpaca` (boundary `faithful`)" in tuned
 
 
+def test_nothing_is_said_that_nobody_knows(page: Callable[..., str]) -> None:
+    """The languages are the user's; a prompt without a template is a prompt all the same."""
+    assert "language:" not in page()
+    plain = page(prompt=manifest.Prompt("none"))
+    assert "not tuned on instructions" in page()
+    assert "not tuned" not in plain and "Tuned on instructions that stood there as they are (template `none`" in plain
+    assert "apply_chat_template" not in plain
+
+
 def test_tied_scores_are_confessed(page: Callable[..., str], tokenizer: processor.Tokenizer) -> None:
     assert "share a score" not in page()
     model = proto.parse(tokenizer.serialized)

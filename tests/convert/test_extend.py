@@ -97,9 +97,9 @@ def test_an_output_is_replaced_only_on_demand(base: Path, merged: processor.Toke
     assert llama_hf.load(tmp_path / "grown").history[-1]["init"] == "mean"
 
 
-def test_fewer_pieces_than_rows_are_refused_with_both_numbers(base: Path, merged: processor.Tokenizer, tmp_path: Path) -> None:
+def test_fewer_pieces_than_the_model_s_are_refused_with_both_numbers(base: Path, merged: processor.Tokenizer, tmp_path: Path) -> None:
     done = extend.run(base, merged, tmp_path / "grown")
-    with pytest.raises(ValueError, match=rf"fewer than the {done.config.vocab_size:,} rows"):
+    with pytest.raises(ValueError, match=rf"fewer than the {done.config.vocab_size:,} of the tokenizer of"):
         extend.run(tmp_path / "grown", processor.Tokenizer.load(base), tmp_path / "shrunk")
 
 
@@ -131,6 +131,20 @@ def test_rows_without_a_piece_give_way_to_new_ones(
         for index, ids in enumerate(align.spell(tokenizer, merged)):
             if count + index != merged.pad_id:
                 np.testing.assert_allclose(new[count + index], old[ids].mean(axis=0), atol=1e-6, err_msg=merged.piece(count + index))
+
+
+def test_new_pieces_may_be_fewer_than_the_rows_that_give_way(
+    make_params: Callable[..., Any], tokenizer: processor.Tokenizer, merged: processor.Tokenizer, tmp_path: Path
+) -> None:
+    """Padded by more rows than pieces come, the model gets smaller; ids that ended texts and now spell something end them no more."""
+    shape = config_lib.named("micro", vocab_size=merged.vocab_size + 64)
+    last = shape.vocab_size - 1
+    generation = {"temperature": 0.7, "eos_token_id": [2, 13, tokenizer.vocab_size, last]}
+    llama_hf.save(tmp_path / "padded", config=shape, params=make_params(shape), tokenizer=tokenizer, generation=generation)
+    assert llama_hf.load(tmp_path / "padded").generation["eos_token_id"] == [2, 13, tokenizer.vocab_size, last]
+    done = extend.run(tmp_path / "padded", merged, tmp_path / "grown")
+    assert (done.before, done.config.vocab_size) == (shape.vocab_size, merged.vocab_size)
+    assert llama_hf.load(tmp_path / "grown").generation["eos_token_id"] == [2, 13]
 
 
 def test_a_row_without_a_piece_that_ends_texts_is_no_padding(

@@ -208,6 +208,9 @@ def test_base_changed_behind_its_manifest_is_found(world: World, tmp_path: Path)
     with pytest.raises(ValueError, match="zhllama verify"):
         fold.merge(tmp_path / "bad", world.adapters, tmp_path / "m")
     assert not (tmp_path / "m").exists()
+    with pytest.raises(ValueError, match="was trained on another model"):
+        fold.load(tmp_path / "bad", world.adapters)
+    assert fold.load(tmp_path / "bad").checkpoint.fingerprint is None, "without adapters nobody asks"
 
 
 def test_adapter_with_more_rows_asks_for_a_resize(

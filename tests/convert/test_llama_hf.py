@@ -84,6 +84,17 @@ def test_decoding_values_are_kept_or_the_paper_s(tmp_path: Path, config: config_
     assert llama_hf.load(tmp_path / "b").generation == {"temperature": 0.7, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"), [([2, 7], [2, 7]), ([7, 2], [7, 2]), ([2], 2), ([7, 8], 2), ([2, 99_999], 2), ([2, "x", True], 2), (7, 2)]
+)
+def test_several_ends_of_a_text_are_kept_with_the_tokenizer_s(
+    tmp_path: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: Any, given: object, kept: object
+) -> None:
+    generation = {"temperature": 0.7, "eos_token_id": given}
+    llama_hf.save(tmp_path / "a", config=config, params=params, tokenizer=tokenizer, generation=generation)
+    assert llama_hf.load(tmp_path / "a").generation["eos_token_id"] == kept
+
+
 HF_CONFIGS = {
     "mha": {"num_key_value_heads": 4},
     "gqa": {"num_key_value_heads": 2},

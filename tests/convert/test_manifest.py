@@ -45,18 +45,20 @@ def test_one_flipped_bit_names_file_and_tensor(directory: Path) -> None:
     assert manifest.verify(directory) == [f"{shard.name} has other contents than the manifest says: {name}"]
 
 
-def test_swapped_shards_of_one_size_are_found(directory: Path) -> None:
-    sizes: dict[int, Path] = {}
-    for path in sorted(directory.glob("*.safetensors")):
-        other = sizes.setdefault(path.stat().st_size, path)
-        if other != path:
-            break
-    else:
-        pytest.skip("no two shards of one size")
-    first, second = other.read_bytes(), path.read_bytes()
-    other.write_bytes(second)
-    path.write_bytes(first)
-    assert len(manifest.verify(directory)) == 2
+def test_swapped_shards_of_one_size_are_found(
+    tmp_path: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: processor.Tokenizer
+) -> None:
+    """With a tensor to a shard, a layer's norm takes as many bytes as the next layer's."""
+    directory = tmp_path / "tensors"
+    llama_hf.save(directory, config=config, params=params, tokenizer=tokenizer, shard_bytes=1)
+    place = json.loads((directory / safetensors_io.INDEX).read_text())["weight_map"]
+    one, other = (directory / place[f"model.layers.{layer}.input_layernorm.weight"] for layer in (0, 1))
+    first, second = one.read_bytes(), other.read_bytes()
+    assert len(first) == len(second) and first != second
+    one.write_bytes(second)
+    other.write_bytes(first)
+    problems = manifest.verify(directory)
+    assert len(problems) == 2 and all("has other contents than the manifest says" in problem for problem in problems)
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -288,6 +288,49 @@ def test_broken_weights_are_refused(save: Callable[..., Path], config: config_li
         peft.load(directory)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"modules_to_save": ["embed_tokens", "lm_head"]}, r"names rows of embed_tokens, rows of lm_head, but adapter_model\.safetensors"),
+        ({"modules_to_save": ["model.embed_tokens"]}, "names rows of embed_tokens, but"),
+        ({"trainable_token_indices": [3, 4]}, "names rows of embed_tokens, but"),
+        ({"trainable_token_indices": {"lm_head": [3]}}, "names rows of lm_head, but"),
+        ({"target_modules": ["q_proj", "v_proj", "mlp.up_proj"]}, "names factors of v_proj, factors of mlp.up_proj, but"),
+        ({"target_modules": ["model.layers.1.self_attn.q_proj", "model.layers.5.self_attn.q_proj"]}, "names factors of model.layers.5"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "names factors of lm_head, but"),
+    ],
+)
+def test_what_the_configuration_names_must_be_there(
+    save: Callable[..., Path], config: config_lib.LlamaConfig, settings: dict[str, object], message: str
+) -> None:
+    shape = lora_config_lib.LoraConfig(rank=3, alpha=8.0, targets=("q_proj",))
+    directory = save(lora=random_lora(config, shape), lora_config=shape)
+    edit(directory, **settings)
+    with pytest.raises(ValueError, match=message):
+        peft.load(directory)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["self_attn.q_proj", "query_key_value"]},
+        {"target_modules": r".*\.(q|v)_proj"},
+        {"target_modules": "all-linear"},
+        {"target_modules": ["q_proj", "v_proj"], "exclude_modules": ["v_proj"]},
+        {"target_modules": None},
+        {"modules_to_save": ["embed_tokens", "lm_head"], "ensure_weight_tying": True},
+    ],
+)
+def test_patterns_names_of_others_and_tied_heads_promise_nothing(
+    save: Callable[..., Path], config: config_lib.LlamaConfig, params: Any, settings: dict[str, object]
+) -> None:
+    shape = lora_config_lib.LoraConfig(rank=3, alpha=8.0, targets=("q_proj",))
+    rows = {"embed_tokens": random_rows(config, params, ("base", "extension"))["embed_tokens"]}
+    directory = save(lora=random_lora(config, shape), rows=rows, lora_config=shape)
+    edit(directory, **settings)
+    assert peft.load(directory).rows.keys() == {"embed_tokens"}
+
+
 def test_missing_files_are_named(tmp_path: Path, save: Callable[..., Path], config: config_lib.LlamaConfig) -> None:
     with pytest.raises(FileNotFoundError, match="expected an adapter directory"):
         peft.load(tmp_path / "absent")

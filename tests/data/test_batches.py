@@ -216,4 +216,6 @@ def test_validation_sees_every_row_once(count: int, process_count: int) -> None:
 
 
 def test_validation_may_be_limited() -> None:
-    assert [names(batch) for batch in batches.in_order(rows(9), 4, limit=6)] == [[0, 1, 2, 3], [4, 5, 0, 0]]
+    found = list(batches.in_order(rows(9), 4, limit=6))
+    assert [names(batch) for batch in found] == [[0, 1, 2, 3], [4, 5, 0, 0]]
+    assert [batch.loss_mask.any(axis=1).tolist() for batch in found] == [[True] * 4, [True, True, False, False]]

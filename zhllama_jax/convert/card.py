@@ -30,9 +30,6 @@ def model(
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
-language:
-- zh
-- en
 ---
 
 # {name}
@@ -126,6 +123,8 @@ def _steps(history: Sequence[Mapping[str, Any]]) -> str:
 def _usage(name: str, prompt: manifest.Prompt | None) -> str:
     if prompt is None or prompt.template not in tokenizer_hf.TEMPLATES:
         lead = "A base model: it continues text and was not tuned on instructions."
+        if prompt is not None:
+            lead = f"Tuned on instructions that stood there as they are (template `{prompt.template}`, boundary `{prompt.boundary}`)."
         call = "inputs = tokenizer(text, return_tensors='pt')"
     else:
         lead = f"Tuned on instructions under the template `{prompt.template}` (boundary `{prompt.boundary}`)."

@@ -6,7 +6,7 @@ id to a new piece. These rows give way: the model is first cut to the rows that 
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -58,10 +58,10 @@ def run(
     config = llama_hf.load_config(model)
     old = processor.Tokenizer.load(model)
     llama_hf.check_tokenizer(config, old)
-    if tokenizer.vocab_size < config.vocab_size:
+    if tokenizer.vocab_size < old.vocab_size:
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size:,} pieces, fewer than the {config.vocab_size:,} rows of {model}: "
-            "rows are never removed"
+            f"the tokenizer has {tokenizer.vocab_size:,} pieces, fewer than the {old.vocab_size:,} of the tokenizer of {model}: "
+            "rows with a piece are never removed, so give a tokenizer that was merged onto that one"
         )
     unused = config.vocab_size - old.vocab_size
     if unused:
@@ -85,11 +85,19 @@ def run(
         params=params,
         tokenizer=tokenizer,
         prompt=checkpoint.prompt,
-        generation=checkpoint.generation or llama_hf.PAPER_GENERATION,
+        generation=_without_gone_ends(checkpoint.generation, old.vocab_size) or llama_hf.PAPER_GENERATION,
         history=[*checkpoint.history, step],
         overwrite=overwrite,
     )
     return Extended(checkpoint.config.vocab_size, unused, grown)
+
+
+def _without_gone_ends(generation: dict[str, Any], num_pieces: int) -> dict[str, Any]:
+    """Decoding values whose list of ids that end a text has none of a row that gave way: a new piece has its id now."""
+    ends = generation.get("eos_token_id")
+    if not isinstance(ends, list):
+        return generation
+    return {**generation, "eos_token_id": [id_ for id_ in ends if not isinstance(id_, int) or id_ < num_pieces]}
 
 
 def _check_ends(config: config_lib.LlamaConfig, num_pieces: int, model: str | Path) -> None:

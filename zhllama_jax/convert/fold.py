@@ -87,6 +87,8 @@ def merge(
 def load(model: str | Path, adapters: Sequence[str | Path] = (), *, dtype: str | None = None, force: bool = False) -> Loaded:
     """A model with adapters folded in, in memory: the weights that `merge` would write, and the tokenizer.
 
+    Where an adapter says which base it belongs to, the base's weights are digested as they are read: its manifest is not trusted.
+
     Args:
       model: the base model's directory.
       adapters: adapter directories, in the order in which they were trained.
@@ -101,9 +103,9 @@ def load(model: str | Path, adapters: Sequence[str | Path] = (), *, dtype: str |
         checkpoint, tokenizer = llama_hf.load(model, dtype=dtype), processor.Tokenizer.load(model)
         llama_hf.check_tokenizer(checkpoint.config, tokenizer)
         return Loaded(checkpoint, tokenizer)
-    checkpoint = llama_hf.load(model)
     loaded = [peft.load(directory) for directory in adapters]
-    fingerprint = manifest.fingerprint(model) if any(adapter.base_fingerprint for adapter in loaded) else None
+    checkpoint = llama_hf.load(model, digest=any(adapter.base_fingerprint for adapter in loaded))
+    fingerprint = checkpoint.fingerprint
     notes = [note for adapter in loaded for note in adapter.notes]
     notes += check(checkpoint.config, loaded, fingerprint=fingerprint, base=model, force=force)
     stored = tree.flatten(checkpoint.params)
@@ -208,11 +210,8 @@ def _stream(
         if tensor.form == "rows":
             value = _with_rows(value, path, adapters)
         yield tensor.name, value
-    if fingerprint is not None:
-        left = [name for name in reader.entries if name not in described and not names.IGNORED.fullmatch(name)]
-        described |= {name: safetensors_io.describe(reader.read(name)) for name in left}
-        if manifest.digest(described) != fingerprint:
-            raise ValueError(f"{where}: the weights are not those that {manifest.FILE} records; `zhllama verify` says which differ")
+    if fingerprint is not None and manifest.fingerprint_by_reading(reader, described) != fingerprint:
+        raise ValueError(f"{where}: the weights are not those that {manifest.FILE} records; `zhllama verify` says which differ")
 
 
 def _with_rows(value_VD: np.ndarray, matrix: str, adapters: Sequence[peft.Adapter]) -> np.ndarray:

@@ -42,6 +42,7 @@ class Checkpoint(NamedTuple):
       history: what was done to the model so far, from its manifest.
       directory: where it was read.
       notes: what is odd in the directory and harmless, as sentences.
+      fingerprint: of the weights that were read; None where that was not asked for.
     """
 
     config: config_lib.LlamaConfig
@@ -51,14 +52,16 @@ class Checkpoint(NamedTuple):
     history: list[dict[str, Any]]
     directory: Path
     notes: list[str]
+    fingerprint: str | None = None
 
 
-def load(directory: str | Path, *, dtype: str | None = None) -> Checkpoint:
+def load(directory: str | Path, *, dtype: str | None = None, digest: bool = False) -> Checkpoint:
     """Reads a model directory.
 
     Args:
       directory: holds `config.json` and safetensors.
       dtype: "float32", "float16" or "bfloat16" for all weights; None keeps the stored one.
+      digest: make the fingerprint of what is read (about a second per gigabyte).
 
     Raises:
       FileNotFoundError: something is not there.
@@ -71,7 +74,16 @@ def load(directory: str | Path, *, dtype: str | None = None) -> Checkpoint:
     contents = manifest.read(directory, "model")
     with open_weights(directory, config) as reader:
         target = parse_dtype(dtype) if dtype else _stored_dtype(reader, notes)
-        params = names.collect(config, lambda name: cast(name, reader.read(name), target))
+        described: dict[str, dict[str, Any]] = {}
+
+        def read(name: str) -> np.ndarray:
+            value = reader.read(name)
+            if digest:
+                described[name] = safetensors_io.describe(value)
+            return cast(name, value, target)
+
+        params = names.collect(config, read)
+        fingerprint = manifest.fingerprint_by_reading(reader, described) if digest else None
         notes += reader.notes
     generation = directory / GENERATION
     return Checkpoint(
@@ -82,6 +94,7 @@ def load(directory: str | Path, *, dtype: str | None = None) -> Checkpoint:
         history=contents["history"] if contents else [],
         directory=directory,
         notes=notes,
+        fingerprint=fingerprint,
     )
 
 
@@ -135,7 +148,8 @@ def save(
       tokenizer: must not have more pieces than the model has rows.
       dtype: "float32", "float16" or "bfloat16"; None keeps the weights' own, which must then be one.
       prompt: how instructions were put to the model in training, if they were; gives the chat template.
-      generation: decoding values for `generation_config.json`; the paper's where it has none.
+      generation: decoding values for `generation_config.json`; the paper's where it has none. Several ids under `eos_token_id` stay if
+        the tokenizer's is among them; the other ids are the tokenizer's.
       history: what was done to the model so far, oldest first, JSON objects.
       shard_bytes: a file of weights is closed before it would exceed this.
       overwrite: replace an existing directory (at once, when the new one is complete).
@@ -183,7 +197,9 @@ def write(
     check_tokenizer(config, tokenizer)
     config = config.replace(bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
     plan = {tensor.name: (_DTYPES[dtype], tensor.shape) for tensor in names.tensors(config)}
-    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id}
+    ends = [id_ for id_ in _ends(generation) if id_ < config.vocab_size]
+    eos = ends if len(ends) > 1 and tokenizer.eos_id in ends else config.eos_token_id
+    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": eos, "pad_token_id": config.pad_token_id}
     with files.new_directory(directory, overwrite=overwrite) as folder:
         written = safetensors_io.write(folder, plan, tensors, shard_bytes=shard_bytes)
         files.write_json(folder / CONFIG, config_hf.to_json(config, dtype))
@@ -242,6 +258,12 @@ def _decoding(generation: Mapping[str, Any]) -> dict[str, Any]:
     """`generation` without what transformers notes about itself, or the paper's values if it says nothing about sampling."""
     said = {key: value for key, value in generation.items() if key not in ("_from_model_config", "transformers_version")}
     return said if said.keys() & PAPER_GENERATION.keys() else {**said, **PAPER_GENERATION}
+
+
+def _ends(generation: Mapping[str, Any]) -> list[int]:
+    """The ids that end a text where `generation_config.json` lists several."""
+    value = generation.get("eos_token_id")
+    return [id_ for id_ in value if type(id_) is int and id_ >= 0] if isinstance(value, list) else []
 
 
 def _read_config(directory: Path) -> tuple[config_lib.LlamaConfig, list[str]]:

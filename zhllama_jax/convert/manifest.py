@@ -104,7 +104,14 @@ def fingerprint(directory: str | Path) -> str:
     if contents is not None and not any(_weights(directory, contents)):
         return contents["fingerprint"]
     with safetensors_io.open_model(directory) as reader:
-        return digest(dict(describe(reader)))
+        return fingerprint_by_reading(reader)
+
+
+def fingerprint_by_reading(reader: safetensors_io.Reader, described: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """The fingerprint of a model's opened weights, whatever a manifest says; tensors in `described` are not read again."""
+    known = described or {}
+    rest = (name for name in reader.entries if name not in known and not names.IGNORED.fullmatch(name))
+    return digest({**known, **{name: safetensors_io.describe(reader.read(name)) for name in rest}})
 
 
 def describe(reader: safetensors_io.Reader) -> Iterable[tuple[str, dict[str, Any]]]:

@@ -321,6 +321,7 @@ def _parse(reader: safetensors_io.Reader, settings: peft_config.Settings, *, whe
         raise ValueError(f"{where}: tensors that are no LoRA factor and no rows of a LLaMA: {names.listed(unknown)}")
     if not factors and not rows:
         raise ValueError(f"{where}: the adapter is empty")
+    _check_whole(factors, rows, settings, where)
     if (
         settings.tied
         and set(rows) == set(config_lib.MATRICES)
@@ -331,6 +332,26 @@ def _parse(reader: safetensors_io.Reader, settings: peft_config.Settings, *, whe
     for path, found_names in factors.items():
         leaves.update(_stack(reader, settings, path, found_names, where))
     return tree.unflatten(leaves), rows
+
+
+def _check_whole(factors: Mapping[str, Any], rows: Mapping[str, Rows], settings: peft_config.Settings, where: str) -> None:
+    """Refuses a file that lacks what the configuration says was trained: without it the model would be another one.
+
+    Raises:
+      ValueError: with all that is missing.
+    """
+    missing = [f"rows of {name}" for name in settings.saved if name not in rows]
+    if settings.tied and "embed_tokens" in rows and "rows of lm_head" in missing:
+        missing.remove("rows of lm_head")  # a tied head may stand in the file once
+    modules = [_module(path, layer) for path, found in factors.items() for layer, _ in found]
+    missing += [f"factors of {name}" for name in settings.targets if not any(peft_config.is_named(module, name) for module in modules)]
+    if missing:
+        raise ValueError(f"{where}: {CONFIG} names {', '.join(missing)}, but {WEIGHTS} has none: save the adapter again, whole")
+
+
+def _module(path: str, layer: int) -> str:
+    """PEFT's name of a module, `model.layers.0.self_attn.q_proj`."""
+    return path.replace("layers/", f"model.layers.{layer}.").replace("/", ".")
 
 
 def _stack(
@@ -344,7 +365,7 @@ def _stack(
     pairs = [(_float32(reader, found[layer, "A"]), _float32(reader, found[layer, "B"])) for layer in layers]
     scale_L = np.empty(len(layers), np.float32)
     for layer, (a_RI, b_OR) in enumerate(pairs):
-        module = path.replace("layers/", f"model.layers.{layer}.").replace("/", ".")
+        module = _module(path, layer)
         rank, scale_L[layer] = settings.rank_and_scale(module)
         if a_RI.ndim != 2 or b_OR.ndim != 2 or a_RI.shape[0] != rank or b_OR.shape[1] != rank:
             raise ValueError(f"{where}: {module} has factors {list(a_RI.shape)} and {list(b_OR.shape)}, {CONFIG} says rank {rank}")

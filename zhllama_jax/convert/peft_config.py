@@ -61,6 +61,8 @@ class Settings(NamedTuple):
       rank_pattern, alpha_pattern: exceptions, by the end of a module's name.
       indices: rows by matrix ("embed_tokens", "lm_head") where not all were trained.
       tied: the head's rows are the embedding's, and stand in the file twice.
+      saved: matrices whose rows must stand in the file, all or those of `indices`.
+      targets: ends of module names that must have factors in the file.
     """
 
     rank: int
@@ -71,6 +73,8 @@ class Settings(NamedTuple):
     alpha_pattern: dict[str, float]
     indices: dict[str, list[int]]
     tied: bool
+    saved: tuple[str, ...]
+    targets: tuple[str, ...]
 
     def rank_and_scale(self, module: str) -> tuple[int, float]:
         """(rank, scale) of one module, `model.layers.0.self_attn.q_proj`."""
@@ -111,11 +115,13 @@ def read(path: str | Path) -> tuple[Settings, list[str]]:
     ranks = _pattern(raw, "rank_pattern", _is_rank, problems)
     alphas = _pattern(raw, "alpha_pattern", _is_real, problems)
     indices = _indices(raw, problems)
+    saved = tuple(dict.fromkeys([*_matrices(raw.get("modules_to_save")), *indices]))
     if problems:
         raise ValueError(f"{path}: {'; '.join(problems)}")
     unknown = sorted(raw.keys() - _ONLY.keys() - _NEUTRAL - set(_USED))
     notes = [f"{path}: unknown keys are ignored: {', '.join(key[:40] for key in unknown[:20])}"] if unknown else []
-    return Settings(rank, float(alpha), float(dropout), rslora, ranks, alphas, indices, raw.get("ensure_weight_tying") is True), notes
+    tied = raw.get("ensure_weight_tying") is True
+    return Settings(rank, float(alpha), float(dropout), rslora, ranks, alphas, indices, tied, saved, _targets(raw)), notes
 
 
 def to_json(
@@ -195,9 +201,29 @@ def _indices(raw: Mapping[str, Any], problems: list[str]) -> dict[str, list[int]
     return {name.removeprefix("model."): ids for name, ids in table.items()}
 
 
+def _matrices(value: Any) -> list[str]:
+    """The matrices of the vocabulary among the modules that are named, `model.embed_tokens` and the like."""
+    ends = [name.rpartition(".")[2] for name in value if isinstance(name, str)] if isinstance(value, list) else []
+    return [end for end in ends if end in config_lib.MATRICES]
+
+
+def _targets(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """The plain names of a LLaMA's modules among `target_modules`; patterns, and what `exclude_modules` may take back, promise nothing."""
+    value = raw.get("target_modules")
+    if not isinstance(value, list) or raw.get("exclude_modules"):
+        return ()
+    known = {*lora_config_lib.ATTENTION, *lora_config_lib.MLP, *config_lib.MATRICES}
+    return tuple(name for name in value if isinstance(name, str) and name.rpartition(".")[2] in known)
+
+
+def is_named(module: str, name: str) -> bool:
+    """PEFT's rule: `name` is the module's name or ends it after a dot."""
+    return f".{module}".endswith(f".{name}")
+
+
 def _lookup(table: Mapping[str, Any], module: str, default: Any) -> Any:
-    """PEFT's rule: the first key that is the module's name or ends it after a dot."""
-    return next((value for key, value in table.items() if f".{module}".endswith(f".{key}")), default)
+    """The value of the first key that names the module."""
+    return next((value for key, value in table.items() if is_named(module, key)), default)
 
 
 def _is_rank(value: Any) -> bool:
