@@ -22,6 +22,7 @@ LAYERS = {
     "tree": 0,
     "files": 0,
     "lines": 0,
+    "templates": 0,
     "tokenizer": 1,
     "model": 1,
     "lora": 1,
@@ -39,11 +40,11 @@ LAYERS = {
     "cli": 6,
     "__main__": 7,
 }
-GROUND_ORDER = ["arrays", "tree", "files", "lines"]
+GROUND_ORDER = ["arrays", "tree", "files", "lines", "templates"]
 
 # Modules that must import without jax, so that text tools start at once and run on machines that have none.
 JAX_FREE_PACKAGES = ("tokenizer", "cli")
-JAX_FREE_MODULES = ("lines", "data.documents", "data.pack", "data.chat", "data.mixture", "__main__")
+JAX_FREE_MODULES = ("lines", "templates", "data.documents", "data.pack", "data.chat", "data.mixture", "__main__")
 
 MAX_LINES = 400
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc", "constants"}

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 
+from zhllama_jax import templates
 from zhllama_jax.data import chat, pack
 from zhllama_jax.tokenizer import processor
 
@@ -72,7 +73,7 @@ def test_joined_golden_ids(merged: processor.Tokenizer) -> None:
 
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_joined_is_the_text_as_a_whole_on_real_rows(merged: processor.Tokenizer, shared_data: Path, language: str) -> None:
-    form = chat.TEMPLATES["alpaca"]
+    form = templates.TEMPLATES["alpaca"]
     for row in chat.read_sft(shared_data / "sft" / f"alpaca_{language}_demo.json"):
         example = chat.render_example(merged, row)
         assert example is not None
@@ -82,7 +83,7 @@ def test_joined_is_the_text_as_a_whole_on_real_rows(merged: processor.Tokenizer,
         assert merged.decode(answer) == row.output
 
 
-@pytest.mark.parametrize("template", chat.TEMPLATES)
+@pytest.mark.parametrize("template", templates.TEMPLATES)
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(instruction=TEXT, extra=TEXT, output=TEXT, history=st.lists(st.tuples(TEXT, TEXT), max_size=2))
@@ -105,7 +106,7 @@ def test_the_prompt_is_a_prefix_of_the_example(
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(question=TEXT, answer=TEXT.filter(bool))
 def test_joined_alpaca_ids_are_those_of_the_whole_text(small: processor.Tokenizer, question: str, answer: str) -> None:
-    form = chat.TEMPLATES["alpaca"]
+    form = templates.TEMPLATES["alpaca"]
     example = chat.render_example(small, chat.SftExample(question, "", answer))
     assert example is not None
     text = form.head + form.opening + question + form.closing + answer
@@ -114,7 +115,7 @@ def test_joined_alpaca_ids_are_those_of_the_whole_text(small: processor.Tokenize
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(turns=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4), question=TEXT, template=st.sampled_from(list(chat.TEMPLATES)))
+@given(turns=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4), question=TEXT, template=st.sampled_from(list(templates.TEMPLATES)))
 def test_a_conversation_grows_at_its_end(small: processor.Tokenizer, turns: list[tuple[str, str]], question: str, template: str) -> None:
     """Each joined prompt begins with the prompt and answer of the turn before: what was cached stays right."""
     prompts = [
@@ -130,7 +131,7 @@ def test_a_conversation_grows_at_its_end(small: processor.Tokenizer, turns: list
 
 
 def test_faithful_history_is_one_text(small: processor.Tokenizer) -> None:
-    head = chat.TEMPLATES["alpaca"].head
+    head = templates.TEMPLATES["alpaca"].head
     text = head + "### Instruction:\n问\n\n### Response: 答\n\n### Instruction:\n再问\n\n### Response: "
     assert chat.render_prompt(small, "再问", boundary="faithful", history=[("问", "答")]) == small.encode(text, bos=True)
 
@@ -168,7 +169,7 @@ def test_a_vocabulary_that_merges_newlines_still_agrees(small: processor.Tokeniz
     for piece in ["\n", "\n\n", "\n\n#", "\n：", "\n答"]:
         model.pieces.add(piece=piece, score=0.0)
     tokenizer = processor.Tokenizer(model.SerializeToString())
-    for template in chat.TEMPLATES:
+    for template in templates.TEMPLATES:
         example = chat.render_example(tokenizer, chat.SftExample("问", "", "答案"), template=template, boundary="joined")
         assert example is not None
         assert split(example)[0] == chat.render_prompt(tokenizer, "问", template=template)

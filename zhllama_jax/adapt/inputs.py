@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from zhllama_jax import templates
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import training
 from zhllama_jax.convert import llama_hf
@@ -56,7 +57,7 @@ def check(config: config_lib.Adapt) -> None:
         looks.append(lambda: scripts.named(config.vocabulary.script))
     if config.instructions is not None:
         template = config.instructions.template
-        looks.append(lambda: chat.named(template))
+        looks.append(lambda: templates.named(template))
     if config.evaluation.exam is not None:
         exam = config.evaluation.exam
         looks.append(lambda: answers.read(exam))

@@ -28,16 +28,15 @@ def run(
       output: JSON file for the figures, the first wrong answers among them.
       dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
     """
-    from zhllama_jax import files
+    from zhllama_jax import files, templates
     from zhllama_jax.adapt import measure
     from zhllama_jax.convert import manifest
-    from zhllama_jax.data import chat
     from zhllama_jax.eval import answers
 
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     if template is not None:
-        chat.named(template)
+        templates.named(template)
     questions = answers.read(exam)
     loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
     prompt = manifest.Prompt(template=template or loaded.template, boundary=loaded.boundary)

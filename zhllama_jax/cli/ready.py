@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from zhllama_jax import templates
 from zhllama_jax.cli import terminal
-from zhllama_jax.data import config as data_config
 
 if TYPE_CHECKING:
     from zhllama_jax.model import config as model_config
@@ -34,7 +34,7 @@ class Ready:
     weights: dict[str, Any]
     tokenizer: "processor.Tokenizer"
     template: str
-    boundary: data_config.Boundary
+    boundary: templates.Boundary
     generation: dict[str, Any]
     options: "llama.Options"
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zhllama_jax import templates
 from zhllama_jax.convert import manifest, tokenizer_hf
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.tokenizer import processor
@@ -121,7 +122,7 @@ def _steps(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _usage(name: str, prompt: manifest.Prompt | None) -> str:
-    if prompt is None or prompt.template not in tokenizer_hf.TEMPLATES:
+    if prompt is None or not templates.puts_text(prompt.template):
         lead = "A base model: it continues text and was not tuned on instructions."
         if prompt is not None:
             lead = f"Tuned on instructions that stood there as they are (template `{prompt.template}`, boundary `{prompt.boundary}`)."

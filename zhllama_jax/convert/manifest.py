@@ -10,13 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from zhllama_jax import files
+from zhllama_jax import files, templates
 from zhllama_jax.convert import names, safetensors_io
 
 FILE = "zhllama.json"
 VERSION = 1
 Kind = Literal["model", "adapter"]
-Boundary = Literal["joined", "faithful"]
 _SHAPE: dict[str, type] = {"fingerprint": str, "files": dict, "tensors": dict, "history": list}
 
 
@@ -24,7 +23,7 @@ class Prompt(NamedTuple):
     """How instructions were put to a model in training: the template's name, and how the answer joins it ("joined", "faithful")."""
 
     template: str
-    boundary: Boundary = "joined"
+    boundary: templates.Boundary = "joined"
 
 
 def write(directory: str | Path, *, kind: Kind, written: safetensors_io.Written, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,8 +86,12 @@ def prompt(contents: Mapping[str, Any] | None) -> Prompt | None:
     value = (contents or {}).get("prompt")
     if value is None:
         return None
-    if not isinstance(value, dict) or not isinstance(value.get("template"), str) or value.get("boundary") not in get_args(Boundary):
-        raise ValueError(f"{FILE}: prompt must have template and boundary ({' or '.join(get_args(Boundary))}), got {value!r}")
+    if (
+        not isinstance(value, dict)
+        or not isinstance(value.get("template"), str)
+        or value.get("boundary") not in get_args(templates.Boundary)
+    ):
+        raise ValueError(f"{FILE}: prompt must have template and boundary ({' or '.join(get_args(templates.Boundary))}), got {value!r}")
     return Prompt(value["template"], value["boundary"])
 
 

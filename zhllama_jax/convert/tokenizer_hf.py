@@ -15,20 +15,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from zhllama_jax import files
+from zhllama_jax import files, templates
 from zhllama_jax.convert import manifest
 from zhllama_jax.tokenizer import processor, proto
 
 MODEL = "tokenizer.model"
 JSON = "tokenizer.json"
 _FOREIGN = (JSON, "vocab.json", "vocab.txt", "tiktoken.model", "spiece.model")
-
-# The fixed text around instructions and answers, as `data.chat.TEMPLATES` has it: head, opening, closing, between.
-_HEAD = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-TEMPLATES = {
-    "alpaca": (_HEAD, "### Instruction:\n", "\n\n### Response: ", "\n\n"),
-    "llama_cpp": (_HEAD, "### Instruction:\n\n", "\n\n### Response:\n\n", "\n\n"),
-}
 
 
 def write(directory: str | Path, tokenizer: processor.Tokenizer, *, max_length: int, prompt: manifest.Prompt | None) -> None:
@@ -65,7 +58,7 @@ def write(directory: str | Path, tokenizer: processor.Tokenizer, *, max_length: 
     (directory / JSON).write_text(json.dumps(contents, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     files.write_json(directory / "tokenizer_config.json", settings)
     files.write_json(directory / "special_tokens_map.json", specials)
-    if prompt is not None and prompt.template in TEMPLATES:
+    if prompt is not None and templates.puts_text(prompt.template):
         (directory / "chat_template.jinja").write_text(chat_template(prompt), encoding="utf-8")
 
 
@@ -74,10 +67,10 @@ def chat_template(prompt: manifest.Prompt) -> str:
 
     With the boundary "joined" the blank that ends the closing stands before an answer only, with "faithful" at the end of a prompt too.
     """
-    head, opening, closing, between = TEMPLATES[prompt.template]
-    joint = closing.rstrip(" ")
-    blank = closing[len(joint) :]
-    head, opening, joint, blank, between = map(json.dumps, (head, opening, joint, blank, between))
+    form = templates.named(prompt.template)
+    plain = form.closing.rstrip(" ")
+    parts = (form.head, form.opening, plain, form.closing[len(plain) :], form.between)
+    head, opening, joint, blank, between = map(json.dumps, parts)
     end = "" if prompt.boundary == "joined" else "{% if turns[-1]['role'] == 'user' %}{{ " + blank + " }}{% endif %}"
     return (
         "{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}{{ bos_token + messages[0]['content'] + \"\\n\\n\" }}"

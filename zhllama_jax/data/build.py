@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zhllama_jax import files
+from zhllama_jax import files, templates
 from zhllama_jax.data import chat, config, documents, holdout, pack, store
 from zhllama_jax.tokenizer import processor
 
@@ -99,7 +99,7 @@ def sft(
       FileNotFoundError: a file is missing.
       ValueError: a malformed row, a split without examples, or another build in `output` (unless `overwrite`).
     """
-    chat.named(data.template)
+    templates.named(data.template)
     inputs = documents.expand(data.files, suffixes=chat.SUFFIXES)
     validation = documents.expand(data.validation_files, suffixes=chat.SUFFIXES) if data.validation_files else []
     metadata = _metadata("sft", data, tokenizer, inputs, validation)

@@ -1,6 +1,6 @@
 """Instructions and answers as token ids, the same in training and in use.
 
-A prompt is `Template.head`, then per turn `opening`, instruction, `closing`, answer, `between`. The
+A prompt is a template's `head`, then per turn `opening`, instruction, `closing`, answer, `between`. The
 instruction of a row with an input is instruction, newline, input.
 
 How prompt and answer meet (`boundary`) must be the same when the model is trained and when it is asked:
@@ -30,39 +30,17 @@ Nothing in an instruction or answer can become a control id (`Tokenizer.encode` 
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from zhllama_jax import files, lines
-from zhllama_jax.data import clean, config, pack
+from zhllama_jax import files, lines, templates
+from zhllama_jax.data import clean, pack
 from zhllama_jax.tokenizer import processor
 
 SUFFIXES = (".json", ".jsonl")
 MAX_JSON_BYTES = 4 << 30
 MAX_PROBLEMS = 5
-
-_HEAD = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-
-
-@dataclasses.dataclass(frozen=True)
-class Template:
-    """The fixed text around instructions and answers."""
-
-    head: str = ""
-    opening: str = ""
-    closing: str = ""
-    between: str = ""
-
-
-TEMPLATES: Mapping[str, Template] = {
-    # What the original trained with; the closing blank is part of it.
-    "alpaca": Template(_HEAD, "### Instruction:\n", "\n\n### Response: ", "\n\n"),
-    # What the original's inference_hf.py asked with, after llama.cpp: not what it trained with.
-    "llama_cpp": Template(_HEAD, "### Instruction:\n\n", "\n\n### Response:\n\n", "\n\n"),
-    # For base models: the prompt is the text, the answer goes on with it.
-    "none": Template(),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +58,6 @@ class SftExample:
         return join_input(self.instruction, self.input)
 
 
-def named(name: str) -> Template:
-    """The template of this name.
-
-    Raises:
-      ValueError: there is none.
-    """
-    if name not in TEMPLATES:
-        raise ValueError(f"no template {name!r}: choose one of {', '.join(TEMPLATES)}")
-    return TEMPLATES[name]
-
-
 def join_input(instruction: str, input: str) -> str:
     """Instruction and input, joined by a newline; the instruction alone where there is no input."""
     return f"{instruction}\n{input}" if input else instruction
@@ -102,7 +69,7 @@ def render_prompt(
     input: str = "",
     *,
     template: str = "alpaca",
-    boundary: config.Boundary = "joined",
+    boundary: templates.Boundary = "joined",
     history: Sequence[tuple[str, str]] = (),
 ) -> list[int]:
     """The ids, from BOS on, that a model continues with its answer.
@@ -115,11 +82,11 @@ def render_prompt(
       tokenizer: the model's.
       instruction: the last turn's.
       input: appended to it after a newline.
-      template: a name in `TEMPLATES`.
+      template: a name in `templates.TEMPLATES`.
       boundary: "joined" or "faithful"; see the module.
       history: earlier (instruction, answer) turns, inputs joined already.
     """
-    form = named(template)
+    form = templates.named(template)
     questions = [*(question for question, _ in history), join_input(instruction, input)]
     if boundary == "faithful":
         text = form.head
@@ -139,7 +106,7 @@ def render_example(
     example: SftExample,
     *,
     template: str = "alpaca",
-    boundary: config.Boundary = "joined",
+    boundary: templates.Boundary = "joined",
     max_tokens: int | None = None,
     overlong: Literal["cut", "drop"] = "cut",
 ) -> pack.Example | None:
@@ -148,7 +115,7 @@ def render_example(
     Args:
       tokenizer: the model's.
       example: the row; earlier turns are read, the last answer is learnt.
-      template: a name in `TEMPLATES`.
+      template: a name in `templates.TEMPLATES`.
       boundary: "joined" or "faithful"; see the module.
       max_tokens: the longest example, EOS included; None for no limit.
       overlong: "cut" cuts a longer answer at its end, which then has no EOS (the text does not end there); "drop" gives None.
@@ -159,7 +126,7 @@ def render_example(
     prompt = render_prompt(tokenizer, example.question, template=template, boundary=boundary, history=example.history)
     if not example.output:
         return None
-    answer = tokenizer.encode(example.output) if boundary == "faithful" else _answer(tokenizer, named(template), example.output)
+    answer = tokenizer.encode(example.output) if boundary == "faithful" else _answer(tokenizer, templates.named(template), example.output)
     tokens = [*prompt, *answer, tokenizer.eos_id]
     if max_tokens is not None and len(tokens) > max_tokens:
         if overlong == "drop" or len(prompt) >= max_tokens:
@@ -206,7 +173,7 @@ def read_sft(path: str | Path, *, repairs: Counter[str] | None = None) -> Iterat
         raise ValueError("; ".join(problems))
 
 
-def _answer(tokenizer: processor.Tokenizer, form: Template, answer: str) -> list[int]:
+def _answer(tokenizer: processor.Tokenizer, form: templates.Template, answer: str) -> list[int]:
     """The ids of an answer after a joined prompt, the blank that ends the template's closing in front."""
     blank = form.closing[len(form.closing.rstrip(" ")) :]
     return _continuation(tokenizer, blank + answer)

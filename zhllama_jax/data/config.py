@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Literal
 
+from zhllama_jax import templates
+
 Documents = Literal["blank_line", "line", "file"]
 OnError = Literal["strict", "skip"]
-Boundary = Literal["joined", "faithful"]
 
 MAX_LENGTH = 65_534
 """A row holds one token more, and as many segments, in uint16."""
@@ -83,7 +84,7 @@ class SftData:
       held_out: share of the rows that goes to validation, chosen by the hash of the prompt.
       salt: another salt holds other rows out.
       length: tokens that the model reads per row.
-      template: the prompt's template, by name (`chat.TEMPLATES`).
+      template: the prompt's template, by name (`templates.TEMPLATES`).
       boundary: how prompt and answer meet (see `chat`).
       overlong: "cut" shortens an answer that does not fit (it then has no EOS); "drop" leaves the row out.
       packing: several examples in a row, each a segment of its own, or one padded row each.
@@ -95,7 +96,7 @@ class SftData:
     salt: str = ""
     length: int = 512
     template: str = "alpaca"
-    boundary: Boundary = "joined"
+    boundary: templates.Boundary = "joined"
     overlong: Literal["cut", "drop"] = "cut"
     packing: Literal["several", "one"] = "several"
 
