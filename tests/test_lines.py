@@ -37,11 +37,11 @@ def test_records_of_both_kinds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.txt", b"fine\n\xff\xfe\n", r"a\.txt:2: not UTF-8 \(byte 1 of the line is 0xff"),
+        ("a.txt", b"fine\n\xff\xfe\n", r"a\.txt:2: not UTF-8: byte 1 of the line is 0xff \(UTF-16\?"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"a\.jsonl:2: not JSON"),
         ("a.jsonl", b'{"text": "a"}\n\n["text"]\n', r"a\.jsonl:3: expected a JSON object, found an array"),
         ("a.jsonl", b'{"body": "a"}\n', r"a\.jsonl:1: no field 'text'; the object has 'body'"),
-        ("a.jsonl", b'{"text": null}\n', r"a\.jsonl:1: the field 'text' must be a string, found null"),
+        ("a.jsonl", b'{"text": null}\n', r"a\.jsonl:1: the field 'text' must hold a string, found null"),
         ("a.jsonl", b"[" * 200_000, r"a\.jsonl:1: not acceptable JSON"),
         ("a.csv", b"a,b\n", r"name it \.txt"),
     ],
@@ -57,3 +57,13 @@ def test_a_missing_file_and_an_endless_line(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 9)
     with pytest.raises(ValueError, match=r"a\.txt:2: the line is longer"):
         list(lines.read(write(tmp_path / "a.txt", b"12345678\n1234567890\n")))
+
+
+def test_of_a_line_that_is_too_long_the_rest_is_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", b"\xef\xbb\xbf1234\r\n" + b"x" * 50 + b"\n1234567890\nend")
+    assert list(lines.raw(path, max_bytes=10)) == [
+        lines.Raw(1, b"1234", bom=True, crlf=True),
+        lines.Raw(2, None),
+        lines.Raw(3, b"1234567890"),
+        lines.Raw(4, b"end"),
+    ]

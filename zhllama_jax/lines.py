@@ -1,4 +1,7 @@
-"""Text files line by line: bytes split at newlines only, decoded strictly, every fault named by file and line.
+"""Text files line by line: bytes split at newlines only, every fault named by file and line.
+
+`read`, `objects` and `records` stop at the first fault. `data.documents`, which may repair or skip, is made of the same parts: `raw`,
+`parse` and `string`.
 
 Binary iteration matters: Python's text mode also splits at U+2028, form feeds and lone carriage returns, which are
 ordinary characters inside a document. A line here ends with LF or CR LF and nothing else.
@@ -7,10 +10,85 @@ ordinary characters inside a document. A line here ends with LF or CR LF and not
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_LINE_BYTES = 256 << 20
 SUFFIXES = (".txt", ".jsonl")
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class Raw(NamedTuple):
+    """One line as bytes.
+
+    Attributes:
+      number: from 1.
+      content: the line without its end (and without a byte order mark before the first); None where it is longer than was allowed.
+      bom: a byte order mark stood before it.
+      crlf: it ended with CR LF.
+    """
+
+    number: int
+    content: bytes | None
+    bom: bool = False
+    crlf: bool = False
+
+
+def raw(path: str | Path, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Raw]:
+    """Yields the lines of a file; of one longer than `max_bytes` no more is held in memory than that."""
+    with open(path, "rb") as stream:
+        number = 0
+        while line := stream.readline(max_bytes + 1):
+            number += 1
+            if len(line) > max_bytes and not line.endswith(b"\n"):
+                yield Raw(number, None)
+                while (rest := stream.readline(max_bytes)) and not rest.endswith(b"\n"):
+                    pass
+                continue
+            bom = number == 1 and line.startswith(_BOM)
+            content = line.removeprefix(_BOM) if bom else line
+            yield Raw(number, content.removesuffix(b"\n").removesuffix(b"\r"), bom, line.endswith(b"\r\n"))
+
+
+def too_long(max_bytes: int) -> str:
+    """What is wrong with a line without content."""
+    return f"the line is longer than {max_bytes >> 20} MiB: split it into documents, one a line"
+
+
+def not_utf8(content: bytes, error: UnicodeDecodeError) -> str:
+    """What is wrong with a line that cannot be decoded."""
+    hint = " (UTF-16? convert the file to UTF-8)" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+    return f"not UTF-8: byte {error.start + 1} of the line is 0x{content[error.start]:02x}{hint}"
+
+
+def parse(line: str) -> dict[str, Any]:
+    """The JSON object of a line.
+
+    Raises:
+      ValueError: it holds none; the message says what it holds.
+    """
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg}, column {error.colno}): each line must be one JSON object") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not acceptable JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {_kind(value)}")
+    return value
+
+
+def string(value: dict[str, Any], field: str) -> str:
+    """The text under `field` of an object.
+
+    Raises:
+      ValueError: there is none; the message says what there is.
+    """
+    if field not in value:
+        raise ValueError(f"no field {field!r}; the object has {', '.join(map(repr, value)) or 'none'}")
+    if not isinstance(value[field], str):
+        raise ValueError(f"the field {field!r} must hold a string, found {_kind(value[field])}")
+    return str(value[field])
 
 
 def read(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -23,21 +101,13 @@ def read(path: str | Path) -> Iterator[tuple[int, str]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: expected a text file")
-    with open(path, "rb") as stream:
-        number = 0
-        while raw := stream.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(raw) > MAX_LINE_BYTES:
-                raise ValueError(
-                    f"{path}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB: split it into documents, one a line"
-                )
-            raw = raw.removesuffix(b"\n").removesuffix(b"\r")
-            if number == 1:
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
-            try:
-                yield number, raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line is 0x{raw[error.start]:02x})") from None
+    for line in raw(path, max_bytes=MAX_LINE_BYTES):
+        if line.content is None:
+            raise ValueError(f"{path}:{line.number}: {too_long(MAX_LINE_BYTES)}")
+        try:
+            yield line.number, line.content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}:{line.number}: {not_utf8(line.content, error)}") from None
 
 
 def objects(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -51,13 +121,9 @@ def objects(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: not JSON ({error.msg}, column {error.colno}): each line must be one JSON object") from None
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}:{number}: not acceptable JSON ({error})") from None
-        if not isinstance(value, dict):
-            raise ValueError(f"{path}:{number}: expected a JSON object, found {_kind(value)}")
+            value = parse(line)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from None
         yield number, value
 
 
@@ -79,12 +145,12 @@ def records(path: str | Path, field: str = "text") -> Iterator[tuple[int, str]]:
                 yield number, line
         return
     for number, value in objects(path):
-        if field not in value:
-            raise ValueError(f"{path}:{number}: no field {field!r}; the object has {', '.join(map(repr, value)) or 'none'}")
-        if not isinstance(value[field], str):
-            raise ValueError(f"{path}:{number}: the field {field!r} must be a string, found {_kind(value[field])}")
-        if value[field].strip():
-            yield number, value[field]
+        try:
+            text = string(value, field)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from None
+        if text.strip():
+            yield number, text
 
 
 def _kind(value: Any) -> str:

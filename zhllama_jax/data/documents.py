@@ -11,7 +11,6 @@ is too long is split. Memory is bounded by one document.
 import dataclasses
 import glob
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,8 +22,6 @@ MAX_BYTES = 16 << 20
 """The longest document: more than any book, little enough to be tokenised at once."""
 
 MAX_LOCATED = 20
-
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,43 +171,27 @@ class _Reader:
             raise ValueError(f"{self._source}:{line}: {reason}")
         self._tally.note(kind, self._source, line)
 
-    def raw(self) -> Iterator[tuple[int, bytes]]:
-        """Line number from 1 and bytes without the line's end; lines over `MAX_BYTES` are faults."""
-        with open(self._source, "rb") as stream:
-            number = 0
-            while line := stream.readline(MAX_BYTES + 1):
-                number += 1
-                if len(line) > MAX_BYTES and not line.endswith(b"\n"):
-                    self.fault("too_long", number, f"the line is longer than {MAX_BYTES >> 20} MiB: split it into documents")
-                    while (rest := stream.readline(MAX_BYTES)) and not rest.endswith(b"\n"):
-                        pass
-                    continue
-                if number == 1 and line.startswith(_BOM):
-                    self._tally.note("bom", self._source, number)
-                    line = line.removeprefix(_BOM)
-                if line.endswith(b"\r\n"):
-                    self._tally.faults["crlf"] += 1
-                yield number, line.removesuffix(b"\n").removesuffix(b"\r")
-
-    def text(self, number: int, raw: bytes) -> str:
-        """`raw` as text, repaired."""
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            hint = " (UTF-16? convert the file to UTF-8)" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-            self.fault("not_utf8", number, f"not UTF-8: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}{hint}")
-            text = raw.decode("utf-8", "replace")
-        return self.repaired(number, text)
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Line number from 1 and text, repaired; lines over `MAX_BYTES` are faults."""
+        for line in lines.raw(self._source, max_bytes=MAX_BYTES):
+            if line.content is None:
+                self.fault("too_long", line.number, lines.too_long(MAX_BYTES))
+                continue
+            if line.bom:
+                self._tally.note("bom", self._source, line.number)
+            self._tally.faults.update(["crlf"] if line.crlf else [])
+            try:
+                text = line.content.decode("utf-8")
+            except UnicodeDecodeError as error:
+                self.fault("not_utf8", line.number, lines.not_utf8(line.content, error))
+                text = line.content.decode("utf-8", "replace")
+            yield line.number, self.repaired(line.number, text)
 
     def repaired(self, number: int, text: str) -> str:
         result = clean.repair(text)
         for kind in result.repairs:
             self._tally.note(kind, self._source, number)
         return result.text
-
-    def lines(self) -> Iterator[tuple[int, str]]:
-        for number, raw in self.raw():
-            yield number, self.text(number, raw)
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
         """Lines joined by newlines, up to a blank line."""
@@ -242,20 +223,12 @@ class _Reader:
 
     def rows(self, field: str) -> Iterator[tuple[int, str]]:
         """The string under `field` of each row; blank lines are passed over."""
-        for number, raw in self.raw():
-            if not raw.strip():
+        for number, line in self.lines():
+            if not line.strip():
                 continue
-            text = self.text(number, raw)
             try:
-                value = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                self.fault("malformed", number, f"not JSON ({error}): each line must be one JSON object")
-                continue
-            if not isinstance(value, dict):
-                self.fault("malformed", number, "expected a JSON object on each line")
-            elif field not in value:
-                self.fault("malformed", number, f"no field {field!r}; the object has {', '.join(map(repr, value)) or 'none'}")
-            elif not isinstance(value[field], str):
-                self.fault("malformed", number, f"the field {field!r} must hold a string")
+                text = lines.string(lines.parse(line), field)
+            except ValueError as error:
+                self.fault("malformed", number, str(error))
             else:
-                yield number, self.repaired(number, value[field])
+                yield number, self.repaired(number, text)
