@@ -1,7 +1,7 @@
 """`zhllama adapt`."""
 
 from zhllama_jax.adapt import config as adapt_config
-from zhllama_jax.cli import terminal
+from zhllama_jax.cli import allocator, terminal
 
 
 def run(pipeline: adapt_config.Adapt, /) -> None:
@@ -14,5 +14,6 @@ def run(pipeline: adapt_config.Adapt, /) -> None:
     """
     from zhllama_jax.adapt import pipeline as pipeline_lib
 
+    allocator.keep_freed_memory()
     report = pipeline_lib.run(pipeline, say=terminal.say)
     terminal.result(str(report))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zhllama_jax.cli import terminal
+from zhllama_jax.cli import allocator, terminal
 
 
 def run(*, output: Path = Path("runs/demo"), seed: int = 0) -> None:
@@ -16,6 +16,7 @@ def run(*, output: Path = Path("runs/demo"), seed: int = 0) -> None:
     """
     from zhllama_jax.adapt import demonstration, pipeline
 
+    allocator.keep_freed_memory()
     report = pipeline.run(demonstration.prepare(output, seed=seed), say=terminal.say)
     terminal.result(report.read_text(encoding="utf-8"), end="")
     terminal.say(f"report: {report}")

@@ -1,5 +1,6 @@
 """`zhllama train`."""
 
+from zhllama_jax.cli import allocator
 from zhllama_jax.train import config as train_config
 
 
@@ -13,4 +14,5 @@ def run(experiment: train_config.Experiment, /) -> None:
     """
     from zhllama_jax.train import loop
 
+    allocator.keep_freed_memory()
     loop.run(experiment)
