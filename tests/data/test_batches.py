@@ -129,6 +129,34 @@ def test_a_limited_run_ends() -> None:
         run.rows(5)
 
 
+def test_a_capped_source_is_a_sample_that_stays_the_same() -> None:
+    """Each epoch goes over the same rows in another order; another seed takes other rows; without an effect a cap changes no bit."""
+    capped = [config.Share(max_rows=6)]
+    run = batches.Batches([rows(40)], global_batch=6, seed=3, shares=capped)
+    epochs = [names(run.rows(step)) for step in range(4)]
+    assert run.taken == [6] and len(set(epochs[0])) == 6
+    assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs) and len(set(map(tuple, epochs))) > 1
+    other = batches.Batches([rows(40)], global_batch=6, seed=4, shares=capped)
+    assert sorted(names(other.rows(0))) != sorted(epochs[0])
+    whole = batches.Batches([rows(40)], global_batch=6, seed=3)
+    wide = batches.Batches([rows(40)], global_batch=6, seed=3, shares=[config.Share(max_rows=40)])
+    assert all(same(whole.rows(step), wide.rows(step)) for step in range(9))
+
+
+def test_every_row_may_be_in_a_sample() -> None:
+    found = {name for seed in range(60) for name in names(batches.Batches([rows(9)], global_batch=2, seed=seed, taken=[2]).rows(0))}
+    assert found == set(range(9))
+
+
+def test_a_cap_and_epochs_end_a_run_together() -> None:
+    shares = [config.Share(1, max_epochs=2, max_tokens=18), config.Share(1, max_epochs=1)]
+    run = batches.Batches([rows(10), rows(6, 100)], global_batch=3, seed=0, shares=shares)
+    seen = Counter(name for batch in run.iterate() for name in names(batch))
+    assert run.taken == [3, 6] and run.num_steps == 4
+    assert sorted(count for name, count in seen.items() if name < 100) == [2, 2, 2]
+    assert all(seen[name] == 1 for name in range(100, 106))
+
+
 def test_wrong_shapes_of_runs_are_refused() -> None:
     run = batches.Batches([rows(10)], global_batch=4, seed=0)
     with pytest.raises(ValueError, match="host 0 of 3"):

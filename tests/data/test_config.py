@@ -28,3 +28,21 @@ def test_two_ways_to_validation_exclude_each_other(kind: type) -> None:
 def test_shares_are_positive(share: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be above 0"):
         config.Share(**share)
+
+
+@pytest.mark.parametrize("name", ["max_rows", "max_tokens"])
+def test_caps_are_at_least_one(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1 or none, got 0"):
+        config.Share(**{name: 0})
+
+
+def test_caps_count_what_their_words_say() -> None:
+    """Rows of the files are rows, examples are rows by their mean, and the narrower of two caps holds."""
+    assert config.Share().taken(1000, length=32) == 1000
+    assert config.Share(max_rows=600).taken(1000, length=32) == 600
+    assert config.Share(max_rows=600).taken(1000, length=32, examples=4000) == 150
+    assert config.Share(max_rows=550_000).taken(1000, length=32, examples=4000) == 1000, "a cap above the source takes it whole"
+    assert config.Share(max_tokens=6400).taken(1000, length=32) == 200
+    assert config.Share(max_tokens=6400).taken(1000, length=32, tokens=16_000) == 400, "padding is no token"
+    assert config.Share(max_rows=300, max_tokens=6400).taken(1000, length=32) == 200
+    assert config.Share(max_tokens=1).taken(1000, length=32) == 1

@@ -93,6 +93,23 @@ def test_instructions_say_how_they_are_put(tokenizer, tmp_path) -> None:
         feed.open_data(config.Data(sources=(sft, faithful)), tokenizer, tmp_path / "data", say=print)
 
 
+def test_a_cap_counts_examples_and_is_said(tokenizer, tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"instruction": "Say {number}.", "input": "", "output": "yes"}}\n' for number in range(40)))
+    sft = data_config.SftData(files=(str(path),), length=64, template="none")
+    said: list[str] = []
+
+    def opened(**caps: int) -> feed.Opened:
+        source = config.Source(sft=sft, share=data_config.Share(**caps))
+        return feed.open_data(config.Data(sources=(source,)), tokenizer, tmp_path / "data", say=said.append)
+
+    whole, half = opened(), opened(max_rows=20)
+    assert 1 < len(whole.sources[0]) < 40, "several examples are packed into a row"
+    assert half.taken == [len(whole.sources[0]) // 2] and half.num_rows == half.taken[0]
+    assert said[-1] == f"data: rows: {half.taken[0]} of its {len(whole.sources[0])} rows are used (max_rows 20)"
+    assert "taken" not in whole.identity[0] and half.identity[0]["taken"] == half.taken[0], "a run without caps goes on after an update"
+
+
 def test_sources_of_other_lengths_are_refused(built, tokenizer, text_data, tmp_path) -> None:
     longer = config.Source(text=data_config.TextData(files=text_data.files, length=64))
     data = config.Data(sources=(config.Source(store=str(built[0] / "0")), longer))

@@ -3,7 +3,8 @@
 Row j of step s is row s · B + j of the run, whichever host asks and how many there are: the state
 of a data iterator is the step, one integer. A source is gone through in a shuffled order that
 changes each epoch and is computed, not stored (`shuffle.permute`); `mixture` says which source a
-row comes from. A training run is `Batches`; one pass in stored order for validation is `in_order`.
+row comes from. Of a source with a cap a sample is gone through, which the same arithmetic chooses.
+A training run is `Batches`; one pass in stored order for validation is `in_order`.
 """
 
 import itertools
@@ -15,6 +16,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from zhllama_jax.data import config, mixture, pack, shuffle
+
+SAMPLE = -1
+"""Stands for the epoch in the key of the order that a capped source's sample is taken from."""
 
 
 class Rows(Protocol):
@@ -50,6 +54,7 @@ class Batches:
       global_batch: rows per step, all hosts together.
       length: T, tokens that are read per row.
       num_steps: whole steps until the sources' `max_epochs` are spent; None without such limits.
+      taken: how many rows of each source take part.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Batches:
         global_batch: int,
         seed: int,
         shares: Sequence[config.Share] | None = None,
+        taken: Sequence[int] | None = None,
         separate: bool = True,
     ) -> None:
         """Checks the sources.
@@ -68,6 +74,8 @@ class Batches:
           global_batch: rows per step, all hosts together.
           seed: names the order; any integer.
           shares: one per source; equal parts if None.
+          taken: rows of each source that take part, where the shares' caps count something else than rows (see `config.Share.taken`);
+            None leaves it to the caps.
           separate: documents of a row see only themselves, positions start anew in each, and the step from one to the next
             is not predicted. Otherwise a row is one segment.
 
@@ -77,12 +85,15 @@ class Batches:
         if global_batch < 1:
             raise ValueError(f"global_batch must be at least 1, got {global_batch}")
         shares = [config.Share()] * len(sources) if shares is None else shares
-        self._mixture = mixture.Mixture([len(source) for source in sources], shares)
-        self._sources, self._seed, self._separate = sources, seed, separate
+        mixture.check([len(source) for source in sources], shares)
         lengths = [len(source[0].tokens) - 1 for source in sources]
         if len(set(lengths)) > 1:
             raise ValueError(f"the sources' rows read {', '.join(map(str, lengths))} tokens: build them with one length")
-        self.global_batch, self.length = global_batch, lengths[0]
+        if taken is None:
+            taken = [share.taken(len(source), length=lengths[0]) for source, share in zip(sources, shares, strict=True)]
+        self._mixture = mixture.Mixture(taken, shares)
+        self._sources, self._seed, self._separate = sources, seed, separate
+        self.global_batch, self.length, self.taken = global_batch, lengths[0], list(taken)
         total = self._mixture.num_rows
         self.num_steps = None if total is None else total // global_batch
 
@@ -106,11 +117,15 @@ class Batches:
         source_N, ordinal_N = self._mixture.draw(np.asarray(slots, np.int64) + step * self.global_batch)
         row_N = np.empty_like(ordinal_N)
         for source in np.unique(source_N):
-            size = len(self._sources[source])
+            size = self.taken[source]
             epoch_N = np.where(source_N == source, ordinal_N // size, -1)
             for epoch in np.unique(epoch_N[epoch_N >= 0]):
                 here_N = epoch_N == epoch
                 row_N[here_N] = shuffle.permute(ordinal_N[here_N] % size, size, key=(self._seed, int(source), int(epoch)))
+            if size < len(self._sources[source]):
+                # The sample of a capped source: the first `size` places of one more shuffled order, of no epoch.
+                here_N = source_N == source
+                row_N[here_N] = shuffle.permute(row_N[here_N], len(self._sources[source]), key=(self._seed, int(source), SAMPLE))
         return list(zip(source_N.tolist(), row_N.tolist(), strict=True))
 
     def iterate(

@@ -16,19 +16,49 @@ MAX_LENGTH = 65_534
 class Share:
     """A source's part in a mixture.
 
+    A cap takes a sample of the source, drawn by the run's seed and the same in every epoch; an epoch is one pass over the sample.
+
     Attributes:
       weight: rows in proportion to the other sources' weights, rounded to thousandths of the whole.
       max_epochs: how often the source may be gone through (also a fraction); None is as often as the run asks.
+      max_rows: at most so many rows of the source are used: of instructions, examples (where several of them are packed into one row,
+        by the mean number in a row), of text, packed rows.
+      max_tokens: at most so many tokens of the source are used, padding not counted, by the mean number in a row.
     """
 
     weight: float = 1.0
     max_epochs: float | None = None
+    max_rows: int | None = None
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        problems = []
         if not (self.weight > 0 and self.weight < float("inf")):
-            raise ValueError(f"weight must be above 0, got {self.weight!r}: leave the source out instead")
+            problems.append(f"weight must be above 0, got {self.weight!r}: leave the source out instead")
         if self.max_epochs is not None and not self.max_epochs > 0:
-            raise ValueError(f"max_epochs must be above 0 or none, got {self.max_epochs!r}")
+            problems.append(f"max_epochs must be above 0 or none, got {self.max_epochs!r}")
+        for name, value in (("max_rows", self.max_rows), ("max_tokens", self.max_tokens)):
+            if value is not None and value < 1:
+                problems.append(f"{name} must be at least 1 or none, got {value!r}: leave the source out instead")
+        _raise(problems)
+
+    def taken(self, rows: int, *, length: int, examples: int | None = None, tokens: int | None = None) -> int:
+        """How many of a source's packed rows its caps leave, at least one.
+
+        Worked example: 1,000 rows that hold 4,000 examples, `max_rows` 600: 150 rows.
+
+        Args:
+          rows: packed rows of the source.
+          length: tokens read of each.
+          examples: instruction examples in all rows together; None where rows are no examples.
+          tokens: tokens in all rows together; None for full rows.
+        """
+        left = rows
+        if self.max_rows is not None:
+            left = min(left, self.max_rows * rows // max(examples or rows, 1))
+        if self.max_tokens is not None:
+            left = min(left, self.max_tokens * rows // max(tokens or rows * length, 1))
+        return min(max(left, 1), rows)
 
 
 @dataclasses.dataclass(frozen=True)

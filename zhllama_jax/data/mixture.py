@@ -51,14 +51,14 @@ class Mixture:
     def __init__(self, sizes: Sequence[int], shares: Sequence[config.Share]) -> None:
         """Plans the phases.
 
+        Args:
+          sizes: rows of each source that take part: what its caps leave.
+          shares: one per source; of these `weight` and `max_epochs` are read.
+
         Raises:
-          ValueError: numbers of sizes and shares differ, or a source has no rows.
+          ValueError: see `check`.
         """
-        if not 1 <= len(sizes) <= PERIOD // 10 or len(sizes) != len(shares):
-            raise ValueError(f"{len(shares)} shares for {len(sizes)} sources: give one share to each of 1 to {PERIOD // 10} sources")
-        empty = [str(number) for number, size in enumerate(sizes) if size < 1]
-        if empty:
-            raise ValueError(f"source {', '.join(empty)} of the mixture has no rows")
+        check(sizes, shares)
         self._phases = _plan(
             np.array([share.weight for share in shares]),
             [None if share.max_epochs is None else max(1, int(size * share.max_epochs)) for size, share in zip(sizes, shares, strict=True)],
@@ -88,6 +88,19 @@ class Mixture:
             drawn.source_N[here_N] = source_n
             drawn.ordinal_N[here_N] = phase.taken_S[source_n] + period_n * phase.quota_S[source_n] + phase.rank_P[place_n]
         return drawn
+
+
+def check(sizes: Sequence[int], shares: Sequence[config.Share]) -> None:
+    """Refuses sources that cannot be mixed.
+
+    Raises:
+      ValueError: numbers of sizes and shares differ, or a source has no rows.
+    """
+    if not 1 <= len(sizes) <= PERIOD // 10 or len(sizes) != len(shares):
+        raise ValueError(f"{len(shares)} shares for {len(sizes)} sources: give one share to each of 1 to {PERIOD // 10} sources")
+    empty = [str(number) for number, size in enumerate(sizes) if size < 1]
+    if empty:
+        raise ValueError(f"source {', '.join(empty)} of the mixture has no rows")
 
 
 def _plan(weights_S: np.ndarray, limits: Sequence[int | None]) -> list[_Phase]:

@@ -93,7 +93,7 @@ class Source:
       store: a directory made by `zhllama data build` or by a former run.
       text: a corpus, built into a store of the run at its start.
       sft: instruction rows, built into a store of the run at its start.
-      share: the source's part in the mixture, and how often it may be gone through.
+      share: the source's part in the mixture, how often it may be gone through, and how much of it is used at most.
     """
 
     store: str | None = None

@@ -48,6 +48,7 @@ class Opened(NamedTuple):
       length: tokens read per row.
       prompt: how instructions are put; None for plain text.
       identity: what the order and content of the rows depend on, beside seed and batch.
+      taken: how many rows of each source take part: all, or what its caps leave.
     """
 
     sources: list[batches.Rows]
@@ -55,11 +56,12 @@ class Opened(NamedTuple):
     length: int
     prompt: manifest.Prompt | None
     identity: list[dict[str, Any]]
+    taken: list[int]
 
     @property
     def num_rows(self) -> int:
-        """Training rows of all sources together."""
-        return sum(map(len, self.sources))
+        """Training rows of all sources together, as far as they take part."""
+        return sum(self.taken)
 
 
 class Score(NamedTuple):
@@ -85,7 +87,7 @@ def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: 
     """
     stores: list[store.Store] = []
     held_out: list[HeldOut] = []
-    identity, prompts = [], []
+    identity, prompts, used = [], [], []
     for number, source in enumerate(data.sources):
         others = [other.text for other in data.sources if other.text is not None and other is not source]
         train, validation, name = _open_source(source, others, tokenizer, directory / str(number), say)
@@ -98,6 +100,10 @@ def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: 
             held_out.append(HeldOut(name, validation, *(spelled or (None, None))))
         key = metadata.get("key") or hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
         identity.append({"key": key, "rows": len(train), "weight": source.share.weight, "max_epochs": source.share.max_epochs})
+        used.append(_taken(train, source.share))
+        if used[-1] < len(train):
+            identity[-1]["taken"] = used[-1]
+            say(f"data: {name}: {used[-1]:,} of its {len(train):,} rows are used ({_caps(source.share)})")
         if metadata.get("kind") == "sft":
             prompts.append(manifest.Prompt(metadata["options"]["template"], metadata["options"]["boundary"]))
     lengths = sorted({train.length for train in stores})
@@ -105,7 +111,18 @@ def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: 
         raise ValueError(f"the data sources have rows of {' and '.join(map(str, lengths))} tokens: build them with one length")
     if len(set(prompts)) > 1:
         raise ValueError(f"the data sources put instructions in different ways ({', '.join(map(str, set(prompts)))}): choose one")
-    return Opened(list(stores), held_out, lengths[0], prompts[0] if prompts else None, identity)
+    return Opened(list(stores), held_out, lengths[0], prompts[0] if prompts else None, identity, used)
+
+
+def _taken(train: store.Store, share: data_config.Share) -> int:
+    """How many rows of a store a share's caps leave; of instructions, examples and their tokens are counted."""
+    counts = train.metadata.get("splits", {}).get(train.split, {}) if train.metadata.get("kind") == "sft" else {}
+    return share.taken(len(train), length=train.length, examples=counts.get("examples"), tokens=counts.get("tokens"))
+
+
+def _caps(share: data_config.Share) -> str:
+    """A share's caps in words."""
+    return ", ".join(f"{name} {value:,}" for name in ("max_rows", "max_tokens") if (value := getattr(share, name)) is not None)
 
 
 def _open_source(

@@ -207,7 +207,9 @@ def _cut(experiment: config_lib.Experiment, data: feed.Opened, mesh: Mesh, *, co
     accumulation = experiment.accumulation(batch=batch, devices=mesh_lib.batch_shards(mesh))
     steps = experiment.num_steps(rows=data.num_rows, length=data.length)
     shares = [source.share for source in experiment.data.sources]
-    source = batches.Batches(data.sources, global_batch=batch, seed=experiment.seed, shares=shares, separate=experiment.data.separate)
+    source = batches.Batches(
+        data.sources, global_batch=batch, seed=experiment.seed, shares=shares, taken=data.taken, separate=experiment.data.separate
+    )
     if source.num_steps is not None and steps > source.num_steps:
         raise ValueError(f"{steps:,} steps of {batch} rows are more than the data's {source.num_steps:,} under their max_epochs")
     return source, Sizes(steps, batch, accumulation, data.length)
