@@ -1,11 +1,12 @@
 # Sourced by the scripts beside it, from the repository's root.
 
-# environment NAME REQUIREMENT: makes .venv if it is missing or was left without a working pip, and installs REQUIREMENT (editable) into
-# it. A stamp in .venv remembers for which pyproject.toml and which Python that was done, so a second run starts at once.
+# environment NAME REQUIREMENT [FOLDER [CONSTRAINTS]]: makes the virtual environment FOLDER (.venv) if it is missing or was left without a
+# working pip, and installs REQUIREMENT (editable) into it, at the versions of the file CONSTRAINTS where one is given. A stamp in FOLDER
+# remembers for which pyproject.toml, constraints and Python that was done, so a second run starts at once.
 environment() {
-  local name=$1 requirement=$2 python="" candidate
-  # Not only whether it is there: a .venv that was interrupted, moved or made without ensurepip has a python that can install nothing.
-  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+  local name=$1 requirement=$2 folder=${3:-.venv} constraints=${4:-} python="" candidate
+  # Not only whether it is there: one that was interrupted, moved or made without ensurepip has a python that can install nothing.
+  if ! "$folder/bin/python" -m pip --version >/dev/null 2>&1; then
     for candidate in python3.11 python3.12 python3.13 python3; do
       if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
         python=$candidate
@@ -16,17 +17,18 @@ environment() {
       echo "scripts/environment.sh: Python 3.11, 3.12 or 3.13 is needed, as python3.11 … or python3 on the PATH" >&2
       return 1
     fi
-    echo "making .venv with $("$python" --version)" >&2
-    "$python" -m venv --clear .venv
+    echo "making $folder with $("$python" --version)" >&2
+    "$python" -m venv --clear "$folder"
   fi
 
-  local stamp=.venv/zhllama-$name.stamp key
-  key=$(.venv/bin/python -c 'import hashlib, sys; print(hashlib.sha256(open("pyproject.toml", "rb").read()).hexdigest(), sys.version.split()[0], sys.prefix)')
+  local stamp=$folder/zhllama-$name.stamp key
+  key=$("$folder/bin/python" -c 'import hashlib, sys; print(*(hashlib.sha256(open(name, "rb").read()).hexdigest() for name in sys.argv[1:]), sys.version.split()[0], sys.prefix)' \
+    pyproject.toml ${constraints:+"$constraints"})
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$key" ]; then
     return 0
   fi
-  echo "installing $requirement into .venv (once; about a gigabyte for \"$name\")" >&2
+  echo "installing $requirement into $folder (once; about a gigabyte for \"$name\")" >&2
   # Twice -q: errors only. Index locations that do not exist on this machine would otherwise fill the screen.
-  PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install -q -q --editable "$requirement"
+  PIP_DISABLE_PIP_VERSION_CHECK=1 "$folder/bin/python" -m pip install -q -q ${constraints:+--constraint "$constraints"} --editable "$requirement"
   printf '%s\n' "$key" >"$stamp"
 }
