@@ -93,8 +93,6 @@ def test_the_floor_is_allowed_and_for_jax_the_lowest() -> None:
         assert str(needed[name]) == f">={floor[name]}"
     bounds = [str(bound) for specifiers in needed.values() for bound in specifiers]
     assert all(bound.startswith(">=") for bound in bounds), "lower bounds only: a plain install never takes a version away"
-        "lower bounds only"
-    )
 
 
 @pytest.mark.parametrize("script", sorted((REPOSITORY / "scripts").glob("*.sh")), ids=lambda path: path.name)
