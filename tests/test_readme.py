@@ -1,4 +1,4 @@
-"""What the README says exists: commands, verbs, scripts, packages, links."""
+"""What the README and the pages of help say exists: commands, verbs, configurations, scripts, packages, links."""
 
 import re
 import shlex
@@ -6,23 +6,43 @@ from pathlib import Path
 
 import pytest
 
-from zhllama_jax.cli import flags, program
+from zhllama_jax.cli import flags, help, program, schema
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+HELP = REPOSITORY / "zhllama_jax" / "help"
+PAGES = {"README.md": README, **{path.name: path.read_text(encoding="utf-8") for path in sorted(HELP.glob("*.md"))}}
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 
 
-def commands() -> list[str]:
-    """Lines of the shell blocks, and commands in running text, that call the program."""
-    lines = [line for language, block in BLOCKS if language == "bash" for line in block.replace("\\\n", " ").split("\n")]
-    inline = re.findall(r"`(zhllama [a-z][^`]*--[^`]*)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
-    return [line.strip() for line in [*lines, *inline] if line.strip().startswith("zhllama ")]
+def commands(text: str) -> list[str]:
+    """Lines of the shell blocks that call the program."""
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").split("\n")]
+    return [line for line in lines if line.startswith("zhllama ")]
 
 
-@pytest.mark.parametrize("command", commands())
-def test_every_command_is_understood(command: str) -> None:
-    words = shlex.split(command, comments=True)[1:]
+def mentions(text: str) -> list[str]:
+    """Commands in running text; flags that are not spoken of may be left out of them."""
+    return re.findall(r"`(zhllama [a-z][^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_understood(page: str) -> None:
+    for command in commands(PAGES[page]):
+        understand(shlex.split(command, comments=True)[1:])
+    for command in mentions(PAGES[page]):
+        words = shlex.split(command)[1:]
+        if not any(word.startswith("-") for word in words):
+            assert words[0] in {verb.split()[0] for verb in program.VERBS}, command
+            continue
+        try:
+            understand(words)
+        except schema.UsageError as error:
+            assert str(error).startswith("missing: "), f"{command}: {error}"
+
+
+def understand(words: list[str]) -> None:
     name, rest = program.find(words)
     if "--help" in rest:
         return
@@ -32,8 +52,22 @@ def test_every_command_is_understood(command: str) -> None:
     flags.parse(name, program.VERBS[name], [str(REPOSITORY / word) if word.startswith("configs/") else word for word in rest])
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_help_is_asked_for_pages_that_there_are(page: str) -> None:
+    asked = [command.split()[2:] for command in [*commands(PAGES[page]), *mentions(PAGES[page])] if command.startswith("zhllama help ")]
+    assert all(" ".join(words) in (*help.TOPICS, *program.VERBS) for words in asked), asked
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_configuration_is_understood(page: str, tmp_path: Path) -> None:
+    for block in re.findall(r"```yaml\n(.*?)```", PAGES[page], re.DOTALL):
+        (tmp_path / "page.yaml").write_text(block, encoding="utf-8")
+        verb = "adapt" if "trainings:" in block else "train"
+        flags.parse(verb, program.VERBS[verb], ["--config", str(tmp_path / "page.yaml")])
+
+
 def test_there_are_commands() -> None:
-    assert len(commands()) >= 8
+    assert len(commands(README)) >= 8
 
 
 def test_the_table_of_verbs_is_complete() -> None:

@@ -42,7 +42,10 @@ def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[l
     own = {option: hint for option, hint in schema.options(verb).items() if option not in schema.fields(kind)}
     known = {**schema.fields(kind), **own}
 
-    words = _fold(words, known)
+    placed: list[Any] = []
+    if schema.words(verb):
+        placed = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    words = _fold(words[len(placed) :], known)
     _check_flags(words, known)
     for path in _values(words, "config"):
         configuration.check(path, known)
@@ -51,7 +54,7 @@ def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[l
         given = parser.instantiate(parser.parse_args(words))
         named = {option: given[option] for option in own}
         if settings is None:
-            return [], named
+            return placed, named
         return [kind(**{field: given[field] for field in schema.fields(kind)}) if kind else None], named
     except argparse.ArgumentError as error:
         raise schema.UsageError(_reword(str(error), words, known)) from None
@@ -75,7 +78,9 @@ def _make_parser(name: str, verb: Callable[..., None], kind: type | None, own: M
     import jsonargparse
 
     summary = inspect.cleandoc(verb.__doc__ or "").partition("\nArgs:")[0].strip()
-    parser = jsonargparse.ArgumentParser(prog=f"zhllama {name}", description=summary, exit_on_error=False, allow_abbrev=False)
+    placed = schema.words(verb)
+    prog = f"zhllama {name} [{placed.upper()}]" if placed else f"zhllama {name}"
+    parser = jsonargparse.ArgumentParser(prog=prog, description=summary, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with the options below; flags override it")
     if kind is not None:
         parser.add_class_arguments(kind, as_group=False)

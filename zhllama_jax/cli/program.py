@@ -24,6 +24,7 @@ from zhllama_jax.cli import (
     evaluate_perplexity,
     flags,
     generate,
+    help,
     merge,
     resize,
     schema,
@@ -62,6 +63,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "convert": convert.run,
     "verify": verify.run,
     "stages": stages.run,
+    "help": help.run,
 }
 
 
@@ -148,6 +150,7 @@ def overview(names: Sequence[str] = ()) -> str:
             "",
             "`zhllama VERB --help` lists a verb's flags. Every verb reads flags from a YAML file too (--config F) and shows what it",
             "understood (--print_config). --debug shows where an error came from; --version shows the version.",
+            "`zhllama help` lists pages on topics: what replaces the scripts you know, tokenizers, stages, data, export, results.",
         ]
     )
 

@@ -1,8 +1,8 @@
 """What a verb may be told, read from its signature: names, types, nested dataclasses.
 
-A verb is a function. Its keyword-only parameters are flags. If it has a positional parameter, that is a dataclass, whose fields are flags
-and keys of a configuration file too. Where None will do as well, it is read only if there is a configuration file; of several
-dataclasses the one is taken whose keys the file has.
+A verb is a function. Its keyword-only parameters are flags; `*words` stand there without one. If it has a positional parameter, that is
+a dataclass, whose fields are flags and keys of a configuration file too. Where None will do as well, it is read only if there is a
+configuration file; of several dataclasses the one is taken whose keys the file has.
 """
 
 import dataclasses
@@ -44,10 +44,16 @@ def settings(verb: Callable[..., None]) -> Settings | None:
     return None
 
 
+def words(verb: Callable[..., None]) -> str | None:
+    """The name of the words that a verb takes without a flag, its `*topic`; None if it takes none."""
+    parameters = inspect.signature(verb).parameters
+    return next((name for name, parameter in parameters.items() if parameter.kind is inspect.Parameter.VAR_POSITIONAL), None)
+
+
 def options(verb: Callable[..., None]) -> dict[str, Any]:
     """Types of the flags of a verb by name, without those of its dataclass."""
     positional = settings(verb)
-    left_out = {"return", positional.name if positional else "return"}
+    left_out = {"return", positional.name if positional else None, words(verb)}
     return {name: hint for name, hint in typing.get_type_hints(verb).items() if name not in left_out}
 
 

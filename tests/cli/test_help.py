@@ -1,0 +1,115 @@
+"""Pages of help: found, shown in two ways, and true of the program."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from zhllama_jax.cli import help, program
+
+PAGES = Path(help.__file__).parents[1] / "help"
+
+# The reference's inventory: scripts, data files and configurations of its tokenizer, training, merging and applications.
+SCRIPTS = (
+    "merge_tokenizers.py",
+    "chinese_sp.model",
+    "run_clm_pt_with_peft.py",
+    "run_clm_sft_with_peft.py",
+    "build_dataset.py",
+    "run_pt.sh",
+    "run_sft.sh",
+    "ds_zero2_no_offload.json",
+    "merge_llama_with_chinese_lora.py",
+    "merge_llama_with_chinese_lora_low_mem.py",
+    "inference_hf.py",
+    "gradio_demo.py",
+    "patches.py",
+    "openai_api_server.py",
+    "openai_api_protocol.py",
+    "langchain_qa.py",
+    "langchain_sum.py",
+    "crawl_prompt.py",
+    "ceval/eval.py",
+    "evaluator.py",
+    "llama_evaluator.py",
+    "subject_mapping.json",
+)
+# Its flags, those of the launchers and the applications, and habits of LLaMA-Factory.
+FLAGS = """
+    llama_tokenizer_dir chinese_sp_model_file
+    model_name_or_path tokenizer_name_or_path model_type config_overrides config_name tokenizer_name cache_dir use_fast_tokenizer
+    model_revision use_auth_token torch_dtype dataset_dir dataset_config_name train_file validation_file max_train_samples
+    max_eval_samples streaming block_size overwrite_cache validation_split_percentage preprocessing_num_workers keep_linebreaks
+    data_cache_dir trainable lora_rank lora_dropout lora_alpha modules_to_save debug_mode peft_path max_seq_length
+    force_resize_embeddings
+    per_device_train_batch_size gradient_accumulation_steps learning_rate fp16 num_train_epochs lr_scheduler_type warmup_ratio
+    weight_decay logging_steps save_steps save_total_limit seed gradient_checkpointing deepspeed torchrun overwrite_output_dir
+    base_model lora_model offload_dir output_type pth output_dir verbose
+    tokenizer_path data_file with_prompt interactive predictions_file gpus only_cpu alpha load_in_8bit
+    share port max_memory
+    cot few_shot ntrain constrained_decoding n_times do_save_csv do_test
+    cutoff_len packing neat_packing mix_strategy interleave_probs additional_target finetuning_type lora_target template columns
+    dataset_info.json resize_vocab val_size train_on_prompt mask_history adapter_name_or_path create_new_adapter quantization_bit
+"""
+
+
+def test_every_page_is_a_topic_and_has_a_title(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {path.stem for path in PAGES.glob("*.md")} - {"README.zh"} == set(help.TOPICS)
+    assert program.run(["help"]) == 0
+    shown = capsys.readouterr().out
+    for topic in help.TOPICS:
+        title = help.page(topic).split("\n")[0]
+        assert title.startswith("# ") and f"  {topic} " in shown and title[2:] in shown
+
+
+@pytest.mark.parametrize("topic", help.TOPICS)
+def test_elsewhere_than_on_a_terminal_a_page_is_its_markdown(topic: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["help", topic]) == 0
+    assert capsys.readouterr() == ((PAGES / f"{topic}.md").read_text(encoding="utf-8"), "")
+
+
+@pytest.mark.parametrize("topic", help.TOPICS)
+def test_on_a_terminal_a_page_is_rendered(topic: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert program.run(["help", topic]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b[1" in shown and "|---" not in shown
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert max(map(len, plain.split("\n"))) <= 100
+    assert len(plain) > 0.8 * len(help.page(topic).replace("|", "").replace("-", ""))
+
+
+@pytest.mark.parametrize("words", [["train"], ["tokenizer", "merge"], ["help"]])
+def test_a_verb_is_explained_as_its_own_help_does(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["help", *words]) == 0
+    shown = capsys.readouterr().out
+    assert program.run([*words, "--help"]) == 0
+    assert capsys.readouterr().out == shown and f"usage: zhllama {' '.join(words)}" in shown
+
+
+def test_a_group_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["help", "evaluate"]) == 0
+    shown = capsys.readouterr().out
+    assert "evaluate ngram" in shown and "resize" not in shown
+
+
+@pytest.mark.parametrize(("word", "near"), [("migrat", "migrate"), ("result", "results"), ("merg", "merge")])
+def test_an_unknown_topic_gets_the_closest(word: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["help", word]) == 2
+    assert capsys.readouterr().err == f"zhllama: error: no help on {word!r}: did you mean {near}?\n"
+
+
+def test_every_script_of_the_reference_has_its_line() -> None:
+    page = help.page("migrate")
+    missing = [name for name in (*SCRIPTS, *FLAGS.split()) if not re.search(rf"(?<![\w.]){re.escape(name)}(?![\w])", page)]
+    assert not missing
+
+
+def test_what_is_not_there_is_not_promised() -> None:
+    promises = re.compile(r"\b(will be|soon|planned|coming|later version|next version|not yet)\b", re.IGNORECASE)
+    assert not {topic: promises.findall(help.page(topic)) for topic in help.TOPICS if promises.search(help.page(topic))}

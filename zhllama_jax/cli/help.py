@@ -1,0 +1,67 @@
+"""`zhllama help`: pages of the package's `help` folder, and the flags of verbs."""
+
+import importlib.resources
+import sys
+
+from zhllama_jax.cli import flags, schema, terminal
+
+TOPICS = ("migrate", "tokenizer", "stages", "data", "export", "results")
+"""The pages, in a reader's order; each is `zhllama_jax/help/TOPIC.md`."""
+
+WIDEST = 120
+"""Columns that a page takes at most."""
+
+
+def run(*topic: str) -> None:
+    """Explains a topic or a verb; without a word lists the topics.
+
+    A page is rendered on a terminal and stays Markdown elsewhere. Where a topic and a verb have one name, the topic is shown.
+
+    Args:
+      topic: migrate, tokenizer, stages, data, export or results; or a verb, whose flags are then listed.
+    """
+    from zhllama_jax.cli import program
+
+    name = " ".join(topic)
+    if not name:
+        terminal.result(overview())
+        return
+    if name in TOPICS:
+        _show(page(name))
+        return
+    groups = {verb.partition(" ")[0] for verb in program.VERBS}
+    if name not in groups and name not in program.VERBS:
+        raise schema.UsageError(f"no help on {name!r}: {schema.closest(name, [*TOPICS, *program.VERBS])}")
+    verb, rest = program.find([*topic, "--help"])
+    flags.parse(verb, program.VERBS[verb], rest)
+
+
+def page(topic: str) -> str:
+    """The Markdown of a topic."""
+    return (importlib.resources.files("zhllama_jax") / "help" / f"{topic}.md").read_text(encoding="utf-8")
+
+
+def overview() -> str:
+    """The topics, each with the title of its page."""
+    size = max(map(len, TOPICS))
+    lines = [f"  {topic.ljust(size)}  {page(topic).partition(chr(10))[0].removeprefix('# ')}" for topic in TOPICS]
+    return "\n".join(
+        [
+            "usage: zhllama help TOPIC",
+            "",
+            *lines,
+            "",
+            "`zhllama help VERB` lists a verb's flags, as `zhllama VERB --help` does; `zhllama --help` lists the verbs.",
+        ]
+    )
+
+
+def _show(text: str) -> None:
+    """A page on standard output."""
+    if not sys.stdout.isatty():
+        terminal.result(text, end="")
+        return
+    from rich import console, markdown
+
+    screen = console.Console()
+    screen.print(markdown.Markdown(text), width=min(screen.width, WIDEST))
