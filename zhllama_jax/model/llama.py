@@ -229,11 +229,13 @@ def head_blocks(config: config_lib.LlamaConfig, params: Mapping[str, Any]) -> li
 
 def logits(config: config_lib.LlamaConfig, params: Mapping[str, Any], x_D: arrays.Array) -> arrays.Array:
     """Float32 logits over the V logical ids of hidden states [..., D]; spare rows are left out, so nobody can sample them."""
+    x_TD = x_D.reshape(-1, x_D.shape[-1])  # flat, as everywhere: XLA of jax 0.7 has no batched bfloat16 product on some processors
     parts = [
-        jnp.einsum("...D,VD->...V", x_D, rows_VD.astype(x_D.dtype), preferred_element_type=jnp.float32)[..., : block.rows]
+        jnp.einsum("TD,VD->TV", x_TD, rows_VD.astype(x_D.dtype), preferred_element_type=jnp.float32)[:, : block.rows]
         for rows_VD, block in head_blocks(config, params)
     ]
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+    logits_TV = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+    return logits_TV.reshape(*x_D.shape[:-1], -1)
 
 
 def init(config: config_lib.LlamaConfig, key: arrays.Array, dtype: Any = jnp.float32) -> arrays.Tree:
