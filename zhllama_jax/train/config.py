@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from zhllama_jax.data import config as data_config
 from zhllama_jax.model import config as model_config
+from zhllama_jax.train import watch
 from zhllama_jax.train.choices import PRESETS, Choice, Lora, Optimizer, Preset, Rule, Schedule, Stage, refuse
 
 __all__ = [
@@ -211,6 +212,8 @@ class Experiment:
       mesh: devices along each axis.
       log_every: steps between two lines of the log.
       tensorboard: whether to write TensorBoard events beside the JSONL.
+      wandb: a run at Weights & Biases to write to as well; None writes to none.
+      profile_steps: steps to profile, "first:last" such as "10:12" (JAX's profiler; written under the output).
       max_nonfinite: steps in a row whose loss, gradient or update may be not finite (they change nothing) before the run stops.
     """
 
@@ -239,6 +242,8 @@ class Experiment:
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     log_every: int = 10
     tensorboard: bool = True
+    wandb: watch.Wandb | None = None
+    profile_steps: str | None = None
     max_nonfinite: int = 10
 
     def __post_init__(self) -> None:
@@ -266,7 +271,7 @@ class Experiment:
             problems.append(f"adapter: {self.adapter} needs a stage with LoRA targets; stage {self.choice.preset} has none (fold instead)")
         if self.adapter != "fresh" and not self.adapters:
             problems.append(f"adapter: {self.adapter} takes over the last of `adapters`, but none is named")
-        return problems
+        return problems + watch.check(self.profile_steps, steps=self.steps)
 
     @property
     def choice(self) -> Stage:
@@ -337,7 +342,18 @@ class Experiment:
             "checkpoint",
             "mesh",
         }
-        elsewhere |= {"log_every", "tensorboard", "max_nonfinite", "steps", "epochs", "tokens", "global_batch", "batch_unit"}
+        elsewhere |= {
+            "log_every",
+            "tensorboard",
+            "wandb",
+            "profile_steps",
+            "max_nonfinite",
+            "steps",
+            "epochs",
+            "tokens",
+            "global_batch",
+            "batch_unit",
+        }
         settings = {name: value for name, value in dataclasses.asdict(self).items() if name not in elsewhere}
         return {
             **settings,

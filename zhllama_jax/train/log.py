@@ -1,6 +1,7 @@
-"""What a run says: JSONL and TensorBoard for programs, a progress line on a terminal, plain lines elsewhere.
+"""What a run says: JSONL and trackers for programs, a progress line on a terminal, plain lines elsewhere.
 
-Only process 0 speaks. A reader that goes away (`| head`) ends the speaking, never the training. After a resume the JSONL holds every
+Only process 0 speaks. A reader that goes away (`| head`) ends the speaking, and a tracker that fails ends its tracking, never the
+training. After a resume the JSONL holds every
 step once: what came after the restored step is cut off before the run goes on.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zhllama_jax import files
+from zhllama_jax.train import trackers, watch
 
 METRICS = "metrics.jsonl"
 KEYS = ("kind", "step")
@@ -39,14 +41,14 @@ class Pace(NamedTuple):
 class Journal:
     """The log of one run; made by `journal`."""
 
-    def __init__(self, directory: Path, *, speaks: bool, tensorboard: bool) -> None:
+    def __init__(self, directory: Path, *, speaks: bool, tensorboard: bool, wandb: watch.Wandb | None, settings: Mapping[str, Any]) -> None:
         """Use `journal`."""
         self._directory, self._speaks = directory, speaks
         self._first, self._total, self._started = 0, 0, 0.0
         self._lines: Any = None
-        self._events: Any = None
+        self._trackers: list[trackers.Tracker] = []
         self._bar: Any = None
-        self._tensorboard = tensorboard
+        self._tensorboard, self._wandb, self._settings = tensorboard, wandb, settings
 
     def say(self, text: str) -> None:
         """Tells the user a line."""
@@ -69,9 +71,10 @@ class Journal:
         _truncate(path, step)
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
         if self._tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(str(self._directory / "tensorboard"), purge_step=step + 1)
+            self._trackers.append(trackers.TensorBoard(self._directory, step=step))
+        if self._wandb is not None:
+            run = trackers.weights_and_biases(self._wandb, self._directory, config=self._settings, say=self.say)
+            self._trackers += [run] if run else []
         if sys.stderr.isatty():
             self._bar = _bar(self._total, step)
 
@@ -102,15 +105,17 @@ class Journal:
             parts.append(f"{name}: loss {score['loss']:.4f}" + ("" if bits is None else f", {bits:.4f} bits per character"))
         self.say(f"step {step:>6,}/{self._total:,}  validation  {'; '.join(parts)}{'  best so far' if best else ''}")
 
-    def close(self) -> None:
-        """Flushes and closes the files."""
+    def close(self, *, failed: bool = False) -> None:
+        """Flushes and closes the files; trackers are told whether the run failed."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        for stream in (self._lines, self._events):
-            if stream is not None:
-                stream.close()
-        self._lines = self._events = None
+        if self._lines is not None:
+            self._lines.close()
+        for tracker in self._trackers:
+            with self._left_out(tracker):
+                tracker.close(failed=failed)
+        self._lines, self._trackers = None, []
 
     def _record(self, line: Mapping[str, Any]) -> None:
         if self._lines is None:
@@ -118,9 +123,20 @@ class Journal:
         # A number that is not finite is no JSON; null says the same.
         self._lines.write(json.dumps(_without_nan(line), ensure_ascii=False) + "\n")
         self._lines.flush()
-        if self._events is not None:
-            for name, value in _flat(line):
-                self._events.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+        figures = {f"{line['kind']}/{name}": value for name, value in _flat(line)}
+        for tracker in list(self._trackers):
+            with self._left_out(tracker):
+                tracker.add(line["step"], figures)
+
+    @contextlib.contextmanager
+    def _left_out(self, tracker: trackers.Tracker) -> Iterator[None]:
+        """Drops a tracker that fails in the block, with a word: the JSONL has the figures anyway."""
+        try:
+            yield
+        except Exception as error:  # whatever goes wrong in a library or on the way to its server
+            self._trackers = [other for other in self._trackers if other is not tracker]
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self.say(f"warning: {tracker.name} failed and is left out from here on ({reason}); {METRICS} has every figure")
 
     def _left(self, step: int) -> float:
         """Seconds that the rest will take at the pace so far."""
@@ -128,19 +144,29 @@ class Journal:
 
 
 @contextlib.contextmanager
-def journal(directory: Path, *, speaks: bool, tensorboard: bool) -> Iterator[Journal]:
+def journal(
+    directory: Path, *, speaks: bool, tensorboard: bool, wandb: watch.Wandb | None = None, settings: Mapping[str, Any] | None = None
+) -> Iterator[Journal]:
     """A run's log under `directory`, closed at the end of the block.
 
     Args:
       directory: the run's.
       speaks: whether this process writes and prints at all.
       tensorboard: whether to write TensorBoard events too.
+      wandb: the run at Weights & Biases to write to, if any.
+      settings: the run's settings, for trackers that show them.
+
+    Raises:
+      ValueError: see `trackers.check`, and, when the log begins, `trackers.weights_and_biases`.
     """
-    log = Journal(directory, speaks=speaks, tensorboard=tensorboard)
+    trackers.check(wandb)
+    log = Journal(directory, speaks=speaks, tensorboard=tensorboard, wandb=wandb, settings=settings or {})
     try:
         yield log
-    finally:
-        log.close()
+    except BaseException:
+        log.close(failed=True)
+        raise
+    log.close()
 
 
 def read(directory: Path) -> list[dict[str, Any]]:

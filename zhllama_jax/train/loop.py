@@ -1,6 +1,7 @@
 """The training run, as a page to be read downwards: `run` sets the scene in order of need, `_train` is the loop."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import time
@@ -16,7 +17,7 @@ from zhllama_jax.data import batches
 from zhllama_jax.model import llama
 from zhllama_jax.shard import mesh as mesh_lib
 from zhllama_jax.shard import place
-from zhllama_jax.train import checkpoint, feed, flops, guard, log, optimizer, stages, takeover
+from zhllama_jax.train import checkpoint, feed, flops, guard, log, optimizer, profile, stages, takeover, watch
 from zhllama_jax.train import config as config_lib
 from zhllama_jax.train import meter as meter_lib
 from zhllama_jax.train import state as state_lib
@@ -81,7 +82,7 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
             stack.enter_context(guard.lock(output))
-        journal = stack.enter_context(log.journal(output, speaks=jax.process_index() == 0, tensorboard=experiment.tensorboard))
+        journal = stack.enter_context(_journal(experiment))
 
         # Where it runs, what it starts from and what it reads; whatever can be wrong is found here.
         mesh = mesh_lib.make(experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor)
@@ -150,10 +151,18 @@ def _train(scene: Scene, state: state_lib.State, best: Best) -> tuple[state_lib.
     )
     score = _scorer(scene)
     placed = feed.train_batches(scene.source, scene.mesh, start=first, stop=steps, accumulation=scene.sizes.accumulation)
-    with guard.listen() as signals, contextlib.closing(placed):
+    profiled = profile.profiler(experiment.profile_steps, Path(experiment.output), after=first, say=scene.journal.say)
+    with guard.listen() as signals, contextlib.closing(placed), profiled as profiler:
         for step, batch in enumerate(placed, start=first + 1):
-            state, metrics = train_step(state, scene.frozen, batch)
+            if profiler.begins(step):
+                with meter.paused():
+                    profiler.begin(step, state)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, metrics = train_step(state, scene.frozen, batch)
             meter.add(step, metrics)
+            if profiler.ends(step):
+                with meter.paused():
+                    profiler.end(step, state)
 
             if scene.held_out and _is_due(step, experiment.validation.every, steps):
                 with meter.paused():
@@ -178,6 +187,14 @@ def _train(scene: Scene, state: state_lib.State, best: Best) -> tuple[state_lib.
     return state, best
 
 
+def _journal(experiment: config_lib.Experiment) -> contextlib.AbstractContextManager[log.Journal]:
+    """The run's log."""
+    speaks, settings = jax.process_index() == 0, dataclasses.asdict(experiment)
+    return log.journal(
+        Path(experiment.output), speaks=speaks, tensorboard=experiment.tensorboard, wandb=experiment.wandb, settings=settings
+    )
+
+
 def _save(scene: Scene, step: int, state: state_lib.State, best: Best, *, doubtful: bool) -> None:
     """Saves a step; a doubtful one, after steps that were not finite, does not push out those from before them."""
     spared = {best.step} if scene.experiment.validation.keep == "best" and best.step is not None else set()
@@ -196,8 +213,8 @@ def _cut(experiment: config_lib.Experiment, data: feed.Opened, mesh: Mesh, *, co
     """The stream of batches, and how long and wide the run is.
 
     Raises:
-      ValueError: sizes that do not divide, rows longer than the model's context, more steps than the data allow, or `keep: best`
-        without held-out rows.
+      ValueError: sizes that do not divide, rows longer than the model's context, more steps than the data allow, a profile of
+        steps that there are not, or `keep: best` without held-out rows.
     """
     if data.length > context:
         raise ValueError(f"the data's rows have {data.length} tokens, more than the model's context of {context}: build them shorter")
@@ -210,6 +227,8 @@ def _cut(experiment: config_lib.Experiment, data: feed.Opened, mesh: Mesh, *, co
     source = batches.Batches(
         data.sources, global_batch=batch, seed=experiment.seed, shares=shares, taken=data.taken, separate=experiment.data.separate
     )
+    if problems := watch.check(experiment.profile_steps, steps=steps):
+        raise ValueError("; ".join(problems))
     if source.num_steps is not None and steps > source.num_steps:
         raise ValueError(f"{steps:,} steps of {batch} rows are more than the data's {source.num_steps:,} under their max_epochs")
     return source, Sizes(steps, batch, accumulation, data.length)
