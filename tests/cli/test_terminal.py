@@ -1,5 +1,7 @@
 """What goes where, and columns that stay straight with Chinese in them."""
 
+from pathlib import Path
+
 import pytest
 
 from zhllama_jax.cli import terminal
@@ -12,7 +14,7 @@ def test_results_and_remarks_take_different_roads(capsys: pytest.CaptureFixture[
 
 
 def test_a_wide_character_takes_two_columns() -> None:
-    assert [terminal.width(text) for text in ("ab", "中文", "a\uff0c。", "")] == [2, 4, 5, 0]
+    assert [terminal.width(text) for text in ("ab", "中文", "a\uff0c。", "", "e\u0301")] == [2, 4, 5, 0, 1]
 
 
 def test_columns_of_a_table_end_together() -> None:
@@ -20,3 +22,17 @@ def test_columns_of_a_table_end_together() -> None:
     assert {terminal.width(line) for line in (head, rule, *rows)} == {len("English  tokens")}
     assert rows[0].startswith("中文 ")
     assert rows[0].endswith("7")
+
+
+def test_the_next_command_can_be_pasted_into_a_shell(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.then("merge", "--model", Path("my models/a"), "--steps", 3)
+    assert capsys.readouterr() == ("", "next: zhllama merge --model 'my models/a' --steps 3\n")
+
+
+def test_tables_of_markdown_are_padded_and_stay_the_same_tables() -> None:
+    text = "# 标题\n\n| text | n |\n|---|--:|\n| 中文 | 7 |\n| a \\| b | 1,234 |\n\nend | of | it\n"
+    lines = terminal.aligned(text).split("\n")
+    assert lines[2:6] == ["| text   |     n |", "|--------|------:|", "| 中文   |     7 |", "| a \\| b | 1,234 |"]
+    assert lines[:2] + lines[6:] == ["# 标题", "", "", "end | of | it", ""]
+    assert terminal.aligned(terminal.aligned(text)) == terminal.aligned(text)
+    assert terminal.aligned("| a | b |\n|---|---|\n| ragged |") == "| a | b |\n| --- | --- |\n| ragged |"

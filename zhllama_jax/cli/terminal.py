@@ -1,5 +1,7 @@
 """What the program says: results on standard output, everything else on standard error."""
 
+import re
+import shlex
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -8,6 +10,11 @@ from collections.abc import Sequence
 def say(text: str) -> None:
     """A line about what is going on."""
     print(text, file=sys.stderr, flush=True)
+
+
+def then(*words: object) -> None:
+    """Says the command that a user may want next; a word of capitals stands for what the user has to fill in."""
+    say(f"next: zhllama {shlex.join(map(str, words))}")
 
 
 def result(text: str, *, end: str = "\n") -> None:
@@ -26,6 +33,38 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
 
 
+def aligned(markdown: str) -> str:
+    """Markdown with the columns of its tables padded, so that it reads well as it stands."""
+    lines = markdown.split("\n")
+    number = 0
+    while number < len(lines):
+        end = next((later for later in range(number, len(lines)) if not lines[later].startswith("|")), len(lines))
+        if end - number > 1 and re.fullmatch(r"(\|\s*:?-+:?\s*)+\|", lines[number + 1]):
+            lines[number:end] = _padded([_cells(line) for line in lines[number:end]])
+        number = end + 1
+    return "\n".join(lines)
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]]
+
+
+def _padded(rows: list[list[str]]) -> list[str]:
+    """A table's lines; the second row says where the columns stand."""
+    if any(len(row) != len(rows[0]) for row in rows):
+        return [f"| {' | '.join(row)} |" for row in rows]
+    head, rule, *body = rows
+    widths = [max(width(row[column]) for row in (head, *body)) for column in range(len(head))]
+    right = [marks.endswith(":") for marks in rule]
+
+    def line(cells: list[str]) -> str:
+        blanks = [" " * (size - width(cell)) for cell, size in zip(cells, widths, strict=True)]
+        return "| " + " | ".join(b + c if r else c + b for b, c, r in zip(blanks, cells, right, strict=True)) + " |"
+
+    dashes = ["-" * (size + 1) + ":" if r else "-" * (size + 2) for size, r in zip(widths, right, strict=True)]
+    return [line(head), f"|{'|'.join(dashes)}|", *map(line, body)]
+
+
 def width(text: str) -> int:
-    """Columns that a text takes on a terminal: two for each wide (Chinese) character."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+    """Columns that a text takes on a terminal: two for each wide (Chinese) character, none for a mark above another one."""
+    return sum(0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

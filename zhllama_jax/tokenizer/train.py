@@ -10,9 +10,10 @@ import hashlib
 import io
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import sentencepiece
 
@@ -110,7 +111,8 @@ def from_texts(
         raise ValueError("no text to train on: the input holds blank lines only")
     model = io.BytesIO()
     try:
-        sentencepiece.SentencePieceTrainer.train(
+        _in_thread(
+            sentencepiece.SentencePieceTrainer.train,
             sentence_iterator=iter(sample),
             model_writer=model,
             vocab_size=vocab_size,
@@ -135,6 +137,23 @@ def from_texts(
     serialized = _canonical(model.getvalue())
     digest = hashlib.sha256(serialized).hexdigest()
     return Trained(serialized, digest, vocab_size, len(sample), sum(map(len, sample)))
+
+
+def _in_thread(work: Callable[..., None], **arguments: Any) -> None:
+    """Does the work of a library that hears of no signal before it is done: here Ctrl-C ends the waiting at once."""
+    failed: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            work(**arguments)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 def sentences(text: str) -> Iterator[str]:
