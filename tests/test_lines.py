@@ -1,6 +1,10 @@
 """Lines end at newlines only, and every fault names its file and line."""
 
+import gzip
+import importlib.util
 import json
+import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -67,3 +71,71 @@ def test_of_a_line_that_is_too_long_the_rest_is_passed_over(tmp_path: Path) -> N
         lines.Raw(3, b"1234567890"),
         lines.Raw(4, b"end"),
     ]
+
+
+ZSTD = pytest.mark.skipif(importlib.util.find_spec("zstandard") is None, reason="zstandard is an extra")
+PACKINGS = [".gz", pytest.param(".zst", marks=ZSTD)]
+
+
+def packed(packing: str, data: bytes) -> bytes:
+    if packing == ".gz":
+        return gzip.compress(data)
+    import zstandard
+
+    return zstandard.ZstdCompressor(write_checksum=True).compress(data)  # as the program zstd does
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_packed_files_read_as_plain_ones(tmp_path: Path, packing: str) -> None:
+    text = "\ufeff一\r\n\n" + "".join(f"line {number}\u2028\n" for number in range(20_000)) + "end"
+    plain = write(tmp_path / "a.txt", text.encode())
+    whole = write(tmp_path / f"a.TXT{packing}", packed(packing, text.encode()))
+    parts = write(
+        tmp_path / f"b.txt{packing}", b"".join(packed(packing, part) for part in (text.encode()[:1000], b"", text.encode()[1000:]))
+    )
+    assert lines.suffix(whole) == ".txt"
+    for path in (whole, parts):
+        assert list(lines.raw(path)) == list(lines.raw(plain))
+        assert list(lines.records(path)) == list(lines.records(plain))
+        assert lines.content(path, max_bytes=1 << 20) == text.encode()
+    with pytest.raises(ValueError, match="holds more than the 1,000 bytes"):
+        lines.content(whole, max_bytes=1000)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_damaged_archive_is_one_sentence(tmp_path: Path, packing: str) -> None:
+    data = packed(packing, b"".join(b"%d\n" % (number * 7919) for number in range(20_000)))
+    for name, content in {
+        "cut": data[: len(data) // 2],
+        "end": data[:-1],
+        "none": b"plain text",
+        "bits": data[:200] + b"\0" * 90 + data[290:],
+    }.items():
+        path = write(tmp_path / f"{name}.jsonl{packing}", content)
+        with pytest.raises(ValueError, match=rf"{name}\.jsonl{packing} is no whole {packing} file \(") as caught:
+            list(lines.raw(path))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_bomb_takes_no_more_memory_than_a_line_may_have(tmp_path: Path, packing: str) -> None:
+    """A gigabyte of zeros that is one line, packed into little, is passed over in pieces."""
+    if packing == ".gz":
+        with gzip.open(tmp_path / "bomb.txt.gz", "wb", compresslevel=1) as stream:
+            for _ in range(64):
+                stream.write(bytes(1 << 20))
+    else:
+        write(tmp_path / "bomb.txt.zst", packed(packing, bytes(64 << 20)))
+    path = tmp_path / f"bomb.txt{packing}"
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    assert list(lines.raw(path, max_bytes=1 << 16)) == [lines.Raw(1, None)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 48 << 20
+
+
+def test_without_its_library_a_zst_file_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(ValueError, match=r"a\.txt\.zst: reading \.zst files needs .* pip install 'zhllama-jax\[zstd\]', or unpack"):
+        list(lines.read(write(tmp_path / "a.txt.zst", b"")))

@@ -74,8 +74,17 @@ def read_json(path: str | Path, *, what: str = "a JSON file", max_bytes: int = M
     size = path.stat().st_size
     if size > max_bytes:
         raise ValueError(f"{path} has {size:,} bytes, more than the {max_bytes:,} allowed for {what}")
+    return parse_json(path.read_bytes(), path=path, what=what)
+
+
+def parse_json(content: bytes, *, path: str | Path, what: str) -> Any:
+    """The value that the bytes of a JSON file spell, by the rules of `read_json`.
+
+    Raises:
+      ValueError: they spell none; the message names the file and what it should be.
+    """
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not {what}: {error}") from None
 

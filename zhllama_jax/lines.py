@@ -1,21 +1,29 @@
 """Text files line by line: bytes split at newlines only, every fault named by file and line.
 
 `read`, `objects` and `records` stop at the first fault. `data.documents`, which may repair or skip, is made of the same parts: `raw`,
-`parse` and `string`.
+`parse` and `string`. Files whose names end in .gz or .zst are unpacked as they are read, never as a whole and never on disk; the limits on
+lines hold for what comes out, so that no archive, however it was made, takes more memory than a plain file could.
 
 Binary iteration matters: Python's text mode also splits at U+2028, form feeds and lone carriage returns, which are
 ordinary characters inside a document. A line here ends with LF or CR LF and nothing else.
 """
 
+import contextlib
+import gzip
+import io
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 MAX_LINE_BYTES = 256 << 20
 SUFFIXES = (".txt", ".jsonl")
+PACKED = (".gz", ".zst")
 
 _BOM = b"\xef\xbb\xbf"
+# A block of a Zstandard frame takes at least 4 bytes and holds at most 128 KiB: so much packed text becomes 16 MiB at most.
+_ZSTD_PIECE = 1 << 9
 
 
 class Raw(NamedTuple):
@@ -34,9 +42,66 @@ class Raw(NamedTuple):
     crlf: bool = False
 
 
+def suffix(path: str | Path) -> str:
+    """What the name of a file says of its content: its suffix in small letters, where it is packed the one before.
+
+    >>> suffix("a.b/rows.JSONL.gz")
+    '.jsonl'
+    """
+    path = Path(path)
+    return Path(path.stem).suffix.lower() if path.suffix.lower() in PACKED else path.suffix.lower()
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked where its name says that it is packed.
+
+    Raises:
+      ValueError: a packed file is damaged, ends too early, or cannot be read for want of a library; also from reads inside the block.
+    """
+    packing = Path(path).suffix.lower()
+    with contextlib.ExitStack() as stack:
+        if packing not in PACKED:
+            yield stack.enter_context(open(path, "rb"))
+            return
+        faults: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile)
+        if packing == ".zst":
+            zstandard = _zstandard(path)
+            faults = (EOFError, zstandard.ZstdError)
+        try:
+            if packing == ".gz":
+                yield cast(BinaryIO, stack.enter_context(gzip.open(path, "rb")))
+            else:
+                plain = stack.enter_context(open(path, "rb"))
+                yield io.BufferedReader(_Zstandard(plain, zstandard.ZstdDecompressor()), 1 << 16)
+        except faults as error:
+            reason = "it ends too early" if isinstance(error, EOFError) else str(error)
+            raise ValueError(f"{path} is no whole {packing} file ({reason}): fetch it or pack it again") from None
+
+
+def content(path: str | Path, *, max_bytes: int) -> bytes:
+    """All bytes of a file, unpacked.
+
+    Raises:
+      ValueError: it holds more than `max_bytes`, or see `opened`.
+    """
+    parts, size = [], 0
+    with opened(path) as stream:
+        while part := stream.read(1 << 20):
+            parts.append(part)
+            size += len(part)
+            if size > max_bytes:
+                raise ValueError(f"{path} holds more than the {max_bytes:,} bytes that a file to be read at once may have")
+    return b"".join(parts)
+
+
 def raw(path: str | Path, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Raw]:
-    """Yields the lines of a file; of one longer than `max_bytes` no more is held in memory than that."""
-    with open(path, "rb") as stream:
+    """Yields the lines of a file; of one longer than `max_bytes` no more is held in memory than that.
+
+    Raises:
+      ValueError: a packed file cannot be unpacked, see `opened`.
+    """
+    with opened(path) as stream:
         number = 0
         while line := stream.readline(max_bytes + 1):
             number += 1
@@ -136,10 +201,12 @@ def records(path: str | Path, field: str = "text") -> Iterator[tuple[int, str]]:
       FileNotFoundError: there is no such file.
       ValueError: another suffix, a malformed line, or an object without a string under `field`.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(f"{path}: cannot tell what this file holds: name it .txt (one text a line) or .jsonl (one JSON object a line)")
-    if suffix == ".txt":
+    if suffix(path) not in SUFFIXES:
+        raise ValueError(
+            f"{path}: cannot tell what this file holds: name it .txt (one text a line) or .jsonl (one JSON object a line), "
+            "packed .gz or .zst"
+        )
+    if suffix(path) == ".txt":
         for number, line in read(path):
             if line.strip():
                 yield number, line
@@ -157,3 +224,48 @@ def _kind(value: Any) -> str:
     """What JSON calls the type of `value`."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
     return names.get(type(value), "null")
+
+
+def _zstandard(path: str | Path) -> Any:
+    """The library behind .zst files, an extra.
+
+    Raises:
+      ValueError: it is not installed.
+    """
+    try:
+        import zstandard
+    except ImportError:
+        raise ValueError(
+            f"{path}: reading .zst files needs the package zstandard: pip install 'zhllama-jax[zstd]', or unpack the file"
+        ) from None
+    return zstandard
+
+
+class _Zstandard(io.RawIOBase):
+    """What is packed in a stream, frame after frame. (The library's own reader takes a stream that was cut off for a whole one.)"""
+
+    def __init__(self, packed: BinaryIO, decompressor: Any) -> None:
+        self._packed, self._decompressor = packed, decompressor
+        self._frame: Any = None
+        self._ahead = b""
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        target = memoryview(buffer).cast("B")
+        while not self._ready:
+            piece = self._ahead or self._packed.read(_ZSTD_PIECE)
+            if not piece:
+                if self._frame is not None:
+                    raise EOFError("the last frame is not whole")
+                return 0
+            self._frame = self._frame or self._decompressor.decompressobj()
+            self._ready, self._ahead = memoryview(b""), b""  # lets go of what was given out
+            self._ready = memoryview(self._frame.decompress(piece))
+            if self._frame.eof:
+                self._ahead, self._frame = self._frame.unused_data, None
+        count = min(len(target), len(self._ready))
+        target[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count

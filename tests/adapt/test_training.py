@@ -14,7 +14,7 @@ from zhllama_jax import tree
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import evaluation, places, texts, training
 from zhllama_jax.convert import fold, llama_hf
-from zhllama_jax.data import chat, store
+from zhllama_jax.data import chat, instructions, store
 from zhllama_jax.demo import english
 from zhllama_jax.eval import likelihood
 from zhllama_jax.tokenizer import processor
@@ -57,7 +57,8 @@ def test_no_held_out_instruction_is_in_the_rows(done: Any) -> None:
         asked = [f"### Instruction:\n{row.question}\n\n### Response: {row.output}" for row in rows]
         return sum(any(text in example for example in learned) for text in asked) / len(asked)
 
-    assert share([row for path in done.config.instructions.files for row in chat.read_sft(path)]) == 1
+    given = done.config.instructions
+    assert share([found.example for found in instructions.read(given, given.files)]) == 1
     assert share(texts.held_out_rows(done.config.instructions)) == 0
 
 

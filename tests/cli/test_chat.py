@@ -79,3 +79,12 @@ def test_a_base_model_is_refused(base_model: Path, monkeypatch: pytest.MonkeyPat
     assert talk(base_model, "Hello\n", monkeypatch) == 1
     assert "was not tuned on instructions" in capsys.readouterr().err
     assert talk(base_model, "Hello\n", monkeypatch, "--template", "alpaca") == 0
+
+
+def test_a_model_of_conversations_is_asked_with_the_ends_of_answers(tuned_model: Path) -> None:
+    loaded = ready.load(tuned_model)
+    loaded = dataclasses.replace(loaded, turns="closed", config=loaded.config.replace(max_position_embeddings=1024))
+    _, generation = decode_config.resolve({}, loaded.generation)
+    ids = chat_verb._fit(loaded, "c", [("a", "b")], "alpaca", generation)
+    assert ids == chat.render_prompt(loaded.tokenizer, "c", history=[("a", "b")], turns="closed")
+    assert ids.count(loaded.tokenizer.eos_id) == 1

@@ -35,7 +35,7 @@ def test_every_other_file_is_listed(directory: Path) -> None:
     contents = manifest.read(directory, "model")
     assert contents is not None
     assert contents["files"].keys() == {path.name for path in directory.iterdir()} - {manifest.FILE}
-    assert contents["prompt"] == {"template": "alpaca", "boundary": "joined"}
+    assert contents["prompt"] == {"template": "alpaca", "boundary": "joined", "turns": "open"}
 
 
 def test_one_flipped_bit_names_file_and_tensor(directory: Path) -> None:

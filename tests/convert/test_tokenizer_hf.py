@@ -130,6 +130,20 @@ def test_chat_template_renders_as_chat_does(tmp_path: Path, tokenizer: processor
         assert found == expected, f"{count} turns"
 
 
+def test_chat_template_of_conversations_renders_as_chat_does(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
+    """EOS stands behind every answer, as it did in training."""
+    transformers = pytest.importorskip("transformers")
+    prompt = manifest.Prompt("alpaca", "joined", "closed")
+    tokenizer_hf.write(tmp_path, tokenizer, max_length=2048, prompt=prompt)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    roles = [(role, text) for turn in TURNS for role, text in zip(("user", "assistant"), turn, strict=True)]
+    messages = [{"role": role, "content": text} for role, text in roles[:-1]]
+    expected = chat.render_prompt(tokenizer, TURNS[-1][0], history=TURNS[:-1], turns="closed")
+    assert theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"] == expected
+    example = chat.render_example(tokenizer, chat.SftExample(*TURNS[1][:1], "", TURNS[1][1], tuple(TURNS[:1])))
+    assert example is not None and theirs.apply_chat_template(messages[:-1])["input_ids"] == example.tokens
+
+
 def test_system_message_takes_the_place_of_the_head(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
     transformers = pytest.importorskip("transformers")
     tokenizer_hf.write(tmp_path, tokenizer, max_length=2048, prompt=manifest.Prompt("alpaca"))

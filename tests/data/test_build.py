@@ -1,5 +1,6 @@
 """From files to stores: what goes in comes out, in the split that its hash says, counted; the same build is a look-up."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -266,6 +267,74 @@ def test_questions_of_the_validation_files_are_not_trained_on(tmp_path: Path, to
     counts = build.sft(data, tokenizer, tmp_path / "out").metadata["splits"]
     assert (counts["train"]["examples"], counts["train"]["dropped_held_out"]) == (4, 2)
     assert (counts["validation"]["examples"], counts["validation"]["dropped_held_out"]) == (2, 0)
+
+
+def talk(*turns: tuple[str, str]) -> dict[str, object]:
+    return {"messages": [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]}
+
+
+def test_conversations_are_learnt_at_every_answer(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
+    """Turns, characters and targets are counted as they are learnt; what does not fit is left out at the end, by whole turns."""
+    path = tmp_path / "a.json"
+    turns = [("问一", "The sea."), ("问二", "Rivers run."), ("问三", "x" * 3000)]
+    path.write_text(json.dumps([talk(*turns), talk(*turns[:2]), {"instruction": "问四", "output": "To the sea."}]), encoding="utf-8")
+    built = build.sft(config.SftData(files=(str(path),), length=400, packing="one"), tokenizer, tmp_path / "out")
+    counts = built.metadata["splits"]["train"]
+    assert (counts["examples"], counts["turns"], counts["turns_cut"], counts["cut"]) == (3, 5, 1, 0)
+    assert counts["forms"] == {"a.json": {"messages": 2, "alpaca": 1}}
+    assert counts["characters"] == 2 * len("The sea.Rivers run.") + len("To the sea.")
+    learnt = [built.train[number].tokens[built.train[number].loss_mask > 0].tolist() for number in range(3)]
+    assert learnt[0] == learnt[1], "the third turn does not fit and goes as a whole"
+    ends = [number for number, token in enumerate(learnt[0]) if token == tokenizer.eos_id]
+    assert [tokenizer.decode(learnt[0][: ends[0]]), tokenizer.decode(learnt[0][ends[0] + 1 : ends[1]])] == ["The sea.", "Rivers run."]
+    assert ends[1] == len(learnt[0]) - 1 and build.closed(built.metadata)
+    for separate in (True, False):
+        scored = sum(batch.loss_mask.sum() for batch in batches.in_order(built.train, 8, separate=separate))
+        assert build.spelled(built.metadata, "train", separate=separate) == (counts["characters"], scored)
+
+
+def test_the_same_conversations_are_the_same_store_in_every_form(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
+    turns = [("问一", "The sea."), ("问二", "Rivers run.")]
+    said = [{"from": role, "value": text} for turn in turns for role, text in zip(("human", "gpt"), turn, strict=True)]
+    forms = [{"instruction": "问二", "output": "Rivers run.", "history": [list(turns[0])]}, {"conversations": said}, talk(*turns)]
+    found = []
+    for number, row in enumerate(forms):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(json.dumps(row), encoding="utf-8")
+        train = build.sft(config.SftData(files=(str(path),), length=300), tokenizer, tmp_path / f"out{number}").train
+        found.append([field.tobytes() for field in train[0]])
+    assert found[0] == found[1] == found[2]
+
+
+def test_rows_that_are_no_conversation_stop_the_build_or_are_counted(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([talk(("问", "The sea.")), {"messages": [{"role": "user", "content": "问"}]}]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a\.json: row 1: messages ends with a question of the user's"):
+        build.sft(config.SftData(files=(str(path),), length=300), tokenizer, tmp_path / "out")
+    built = build.sft(config.SftData(files=(str(path),), length=300, on_error="skip"), tokenizer, tmp_path / "out")
+    assert built.metadata["splits"]["train"]["faults"] == {"no_answer": 1} and not build.closed(built.metadata)
+    assert built.metadata["splits"]["train"]["located"] == [f"{path}:1: no_answer"]
+
+
+def test_what_begins_like_a_validation_row_is_not_trained_on(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
+    """Neither a conversation that contains a held-out one, nor one that is contained in it, nor one that goes on otherwise."""
+    first, other = ("问一", "The sea."), ("问二", "Rivers run.")
+    (tmp_path / "all.json").write_text(json.dumps([talk(first), talk(first, other), talk(other), talk(other, first)]), encoding="utf-8")
+    (tmp_path / "held.json").write_text(json.dumps([talk(first, ("问三", "No."))]), encoding="utf-8")
+    data = config.SftData(files=(str(tmp_path / "all.json"),), validation_files=(str(tmp_path / "held.json"),), length=300)
+    counts = build.sft(data, tokenizer, tmp_path / "out").metadata["splits"]["train"]
+    assert (counts["examples"], counts["dropped_held_out"]) == (2, 2)
+
+
+def test_packed_files_build_the_rows_of_plain_ones(tmp_path: Path, corpus: Path, tokenizer: processor.Tokenizer) -> None:
+    plain = build.text(config.TextData(files=(str(corpus),), length=32), tokenizer, tmp_path / "plain").train
+    for path in list(corpus.iterdir()):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    packed = build.text(config.TextData(files=(str(corpus),), length=32), tokenizer, tmp_path / "packed").train
+    assert [row.tokens.tobytes() for row in map(plain.__getitem__, range(len(plain)))] == [
+        row.tokens.tobytes() for row in map(packed.__getitem__, range(len(packed)))
+    ]
 
 
 @pytest.mark.parametrize(("boundary", "room"), [("joined", 301), ("faithful", 300)])

@@ -1,7 +1,6 @@
 """Training and asking agree by construction; the faithful mode gives the original's ids."""
 
 import itertools
-import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 
 from zhllama_jax import templates
-from zhllama_jax.data import chat, pack
+from zhllama_jax.data import chat, config, instructions, pack
 from zhllama_jax.tokenizer import processor
 
 BOUNDARIES = ["joined", "faithful"]
@@ -47,10 +46,22 @@ def small(english_pieces: Path, chinese_pieces: Path) -> processor.Tokenizer:
 
 
 def split(example: pack.Example) -> tuple[list[int], list[int]]:
-    """Ids without and with loss."""
+    """Ids without and with loss of an example of one turn."""
     start = example.loss_mask.index(1)
     assert example.loss_mask == [0] * start + [1] * (len(example.tokens) - start)
     return example.tokens[:start], example.tokens[start:]
+
+
+def learnt(example: pack.Example, eos_id: int) -> list[list[int]]:
+    """What has loss, cut behind each EOS."""
+    found: list[list[int]] = [[]]
+    for token, learns in zip(*example, strict=True):
+        if learns:
+            found[-1].append(token)
+            if token == eos_id:
+                found.append([])
+    assert not found.pop(), "the last answer ends"
+    return found
 
 
 def test_faithful_golden_ids(merged: processor.Tokenizer) -> None:
@@ -74,7 +85,8 @@ def test_joined_golden_ids(merged: processor.Tokenizer) -> None:
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_joined_is_the_text_as_a_whole_on_real_rows(merged: processor.Tokenizer, shared_data: Path, language: str) -> None:
     form = templates.TEMPLATES["alpaca"]
-    for row in chat.read_sft(shared_data / "sft" / f"alpaca_{language}_demo.json"):
+    data = config.SftData(files=(str(shared_data / "sft" / f"alpaca_{language}_demo.json"),))
+    for row in [found.example for found in instructions.read(data, data.files)]:
         example = chat.render_example(merged, row)
         assert example is not None
         assert example.tokens == merged.encode(form.head + form.opening + row.question + form.closing + row.output, bos=True, eos=True)
@@ -96,11 +108,18 @@ def test_the_prompt_is_a_prefix_of_the_example(
         assert example is None
         return
     assert example is not None
-    prompt, answer = split(example)
-    assert prompt == chat.render_prompt(small, instruction, extra, history=history, **options)  # type: ignore[arg-type]
-    assert answer[-1] == small.eos_id
+    prompt = chat.render_prompt(small, instruction, extra, history=history, turns="closed", **options)  # type: ignore[arg-type]
+    assert example.tokens[: len(prompt)] == prompt and example.loss_mask[len(prompt) :] == [1] * (len(example.tokens) - len(prompt))
     controls = [number for number in example.tokens if small.is_control(number)]
-    assert controls == [small.bos_id, small.eos_id], "user text makes no control ids"
+    assert controls == [small.bos_id, *[small.eos_id] * (len(history) + 1)], "user text makes no control ids"
+    answers = [answer.replace("\u2581", " ") for answer in (*(answer for _, answer in history), output)]
+    if boundary == "joined":
+        answers = [templates.TEMPLATES[template].closing[-1:].strip("\n") + answer for answer in answers]
+    else:
+        answers = [" " * bool(answer) + answer for answer in answers]
+    assert [small.decode(ids[:-1], after=small.encode("a")) for ids in learnt(example, small.eos_id)] == answers
+    if not history:
+        assert split(example)[0] == chat.render_prompt(small, instruction, extra, **options), "turns are all one where there is one"  # type: ignore[arg-type]
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -117,17 +136,27 @@ def test_joined_alpaca_ids_are_those_of_the_whole_text(small: processor.Tokenize
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turns=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4), question=TEXT, template=st.sampled_from(list(templates.TEMPLATES)))
 def test_a_conversation_grows_at_its_end(small: processor.Tokenizer, turns: list[tuple[str, str]], question: str, template: str) -> None:
-    """Each joined prompt begins with the prompt and answer of the turn before: what was cached stays right."""
-    prompts = [
-        chat.render_prompt(small, asked, template=template, history=turns[:number])
-        for number, (asked, _) in enumerate([*turns, (question, "")])
-    ]
-    for number, (before, after) in enumerate(itertools.pairwise(prompts)):
+    """Each joined prompt begins with the prompt and answer of the turn before: what was cached stays right.
+
+    Closed ones begin with the examples that were learnt; open ones have no EOS and else the same text.
+    """
+    open_turns, closed = (
+        [
+            chat.render_prompt(small, asked, template=template, history=turns[:number], turns=kind)
+            for number, (asked, _) in enumerate([*turns, (question, "")])
+        ]
+        for kind in ("open", "closed")
+    )
+    assert not any(small.eos_id in prompt for prompt in open_turns)
+    assert [prompt.count(small.eos_id) for prompt in closed] == list(range(len(closed)))
+    assert open_turns[0] == closed[0]
+    for number, (before, after) in enumerate(itertools.pairwise(closed)):
         asked, answer = turns[number]
         assert after[: len(before)] == before
+        assert open_turns[number + 1][: len(open_turns[number])] == open_turns[number]
         example = chat.render_example(small, chat.SftExample(asked, "", answer, tuple(turns[:number])), template=template)
         if example is not None:
-            assert after[: len(example.tokens) - 1] == example.tokens[:-1]
+            assert after[: len(example.tokens)] == example.tokens
 
 
 def test_faithful_history_is_one_text(small: processor.Tokenizer) -> None:
@@ -180,53 +209,38 @@ def test_unknown_template(small: processor.Tokenizer) -> None:
         chat.render_prompt(small, "问", template="alpacca")
 
 
-def write(path: Path, rows: object) -> Path:
-    path.write_text(json.dumps(rows), encoding="utf-8")
-    return path
+def test_conversation_golden_ids(small: processor.Tokenizer) -> None:
+    """Every answer and the EOS behind it are learnt; what stands between is read."""
+    example = chat.render_example(small, chat.SftExample("b", "", "2", (("a", "1"),)), template="none")
+    assert example is not None
+    pieces = [small.piece(number) for number in example.tokens]
+    assert pieces == ["<s>", "▁a", "1", "</s>", "▁b", "2", "</s>"]
+    assert example.loss_mask == [0, 0, 1, 1, 0, 1, 1]
 
 
-def test_reading_rows(tmp_path: Path) -> None:
-    rows = [
-        {"instruction": "a", "input": "b", "output": "c", "source": "x"},
-        {"instruction": "a", "input": None, "output": "\ud800\0"},
-        {"instruction": "a", "output": "c", "history": [["q", "r"]]},
-    ]
-    expected = [chat.SftExample("a", "b", "c"), chat.SftExample("a", "", "\ufffd"), chat.SftExample("a", "", "c", (("q", "r"),))]
-    assert list(chat.read_sft(write(tmp_path / "a.json", rows))) == expected
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert list(chat.read_sft(tmp_path / "a.jsonl")) == expected
-    assert expected[0].question == "a\nb"
+def test_a_system_text_takes_the_place_of_the_head(small: processor.Tokenizer) -> None:
+    form = templates.TEMPLATES["alpaca"]
+    expected = small.encode("答得短。\n\n" + form.opening + "问" + form.closing.rstrip(), bos=True)
+    assert chat.render_prompt(small, "问", system="答得短。") == expected
+    example = chat.render_example(small, chat.SftExample("问", "", "答", system="答得短。"))
+    assert example is not None and split(example)[0] == expected
+    with pytest.raises(ValueError, match="'none' has no place for a system text: choose one of alpaca, llama_cpp"):
+        chat.render_prompt(small, "问", template="none", system="x")
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ({"instruction": "a", "output": "b"}, "expected a list"),
-        (
-            [{"instruction": "a", "output": "b"}, {"instruct": "a", "output": "b"}],
-            r"row 1: no instruction \(the row has 'instruct', 'output'\)",
-        ),
-        ([{}], "row 0: no instruction and no output .the row has no keys"),
-        ([["a", "b"]], "row 0: expected an object"),
-        ([{"instruction": 1, "output": "b", "input": 2}], "row 0: instruction and input must hold a string"),
-        *(([{"instruction": "a", "output": "b", "input": empty}], "row 0: input must hold a string") for empty in (0, False, [], {})),
-        *(([{"instruction": "a", "output": "b", "history": wrong}], "row 0: history must hold") for wrong in ([["a"]], "", 0, False)),
-        ([{"output": "b"}] * 9, r"row 0: .*; .*row 4: [^;]*$"),
-    ],
-)
-def test_wrong_rows_are_named(tmp_path: Path, rows: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        list(chat.read_sft(write(tmp_path / "a.json", rows)))
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("overlong", ["cut", "drop"])
+def test_of_a_long_conversation_the_last_turns_go_first(small: processor.Tokenizer, boundary: str, overlong: str) -> None:
+    turns = (("第一问", "一二三"), ("第二问", "四五六七"), ("第三问", "八九"))
+    options = {"boundary": boundary, "overlong": overlong}
 
+    def example(count: int, room: int | None = None) -> pack.Example | None:
+        *before, (question, answer) = turns[:count]
+        return chat.render_example(small, chat.SftExample(question, "", answer, tuple(before)), max_tokens=room, **options)  # type: ignore[arg-type]
 
-def test_wrong_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"gone\.json"):
-        list(chat.read_sft(tmp_path / "gone.json"))
-    with pytest.raises(ValueError, match=r"a\.csv: instruction rows come as"):
-        list(chat.read_sft(tmp_path / "a.csv"))
-    (tmp_path / "b.jsonl").write_text('{"instruction": "a", "output": "b"}\n{oops\n')
-    with pytest.raises(ValueError, match=r"b\.jsonl:2: not JSON"):
-        list(chat.read_sft(tmp_path / "b.jsonl"))
-    (tmp_path / "c.json").write_text("[1")
-    with pytest.raises(ValueError, match=r"c\.json is not a list of instruction rows"):
-        list(chat.read_sft(tmp_path / "c.json"))
+    whole = [example(count) for count in (1, 2, 3)]
+    sizes = [len(each.tokens) for each in whole if each is not None]
+    assert len(sizes) == 3
+    for room in range(sizes[-1] + 2):
+        fitting = sum(size <= room for size in sizes)
+        assert example(3, room) == (whole[fitting - 1] if fitting else example(1, room)), room

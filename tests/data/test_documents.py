@@ -162,11 +162,18 @@ def test_everything_missing_is_named_together(tmp_path: Path) -> None:
 
 
 def test_what_is_no_text_file_is_refused(tmp_path: Path) -> None:
-    packed = tmp_path / "a.txt.gz"
-    packed.write_bytes(gzip.compress(b"text"))
+    packed = write(tmp_path, "a.txt.xz", b"")
     os.mkfifo(tmp_path / "pipe.txt")
-    with pytest.raises(ValueError, match=r"a\.txt\.gz, .*pipe\.txt"):
+    with pytest.raises(ValueError, match=r"a\.txt\.xz, .*pipe\.txt"):
         documents.expand([packed, tmp_path / "pipe.txt"])
+
+
+def test_packed_files_hold_what_plain_ones_do(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt.gz", gzip.compress("一\r\n二\n\n三".encode()))
+    write(tmp_path, "b.JSONL.gz", gzip.compress(b'{"text": "four"}\n{oops\n'))
+    tally = documents.Tally()
+    assert texts([tmp_path], on_error="skip", tally=tally) == ["一\n二", "三", "four"]
+    assert tally.faults == {"crlf": 1, "malformed": 1} and tally.located == [f"{tmp_path / 'b.JSONL.gz'}:2: malformed"]
 
 
 def test_a_link_to_a_file_is_a_file(tmp_path: Path) -> None:

@@ -87,10 +87,21 @@ def test_instructions_say_how_they_are_put(tokenizer, tmp_path) -> None:
     path.write_text('{"instruction": "Say yes.", "input": "", "output": "yes"}\n' * 3)
     sft = config.Source(sft=data_config.SftData(files=(str(path),), length=256, template="alpaca"))
     opened = feed.open_data(config.Data(sources=(sft,)), tokenizer, tmp_path / "data", say=print)
-    assert opened.prompt == ("alpaca", "joined")
+    assert opened.prompt == ("alpaca", "joined", "open")
     faithful = config.Source(sft=data_config.SftData(files=(str(path),), length=256, template="alpaca", boundary="faithful"))
     with pytest.raises(ValueError, match="in different ways"):
         feed.open_data(config.Data(sources=(sft, faithful)), tokenizer, tmp_path / "data", say=print)
+
+
+def test_conversations_say_that_answers_end(tokenizer, tmp_path) -> None:
+    """One conversation among single answers is enough: the model then reads EOS behind earlier answers."""
+    single, talk = tmp_path / "single.jsonl", tmp_path / "talk.jsonl"
+    single.write_text('{"instruction": "Say yes.", "output": "yes"}\n')
+    talk.write_text('{"instruction": "Say no.", "output": "no", "history": [["Say yes.", "yes"]]}\n')
+    sources = [config.Source(sft=data_config.SftData(files=(str(path),), length=400)) for path in (single, talk)]
+    assert feed.open_data(config.Data(sources=(sources[0],)), tokenizer, tmp_path / "one", say=print).prompt.turns == "open"
+    both = feed.open_data(config.Data(sources=tuple(sources)), tokenizer, tmp_path / "two", say=print)
+    assert both.prompt == ("alpaca", "joined", "closed")
 
 
 def test_a_cap_counts_examples_and_is_said(tokenizer, tmp_path) -> None:

@@ -10,8 +10,8 @@ from zhllama_jax import templates
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import training
 from zhllama_jax.convert import llama_hf
-from zhllama_jax.data import chat, documents
 from zhllama_jax.data import config as data_config
+from zhllama_jax.data import documents, instructions
 from zhllama_jax.eval import answers
 from zhllama_jax.model import config as model_config
 from zhllama_jax.tokenizer import processor, scripts
@@ -124,5 +124,5 @@ def _exists(path: str) -> None:
 
 def _expand(source: data_config.TextData | data_config.SftData, paths: Sequence[str]) -> list[Path]:
     if isinstance(source, data_config.SftData):
-        return documents.expand(paths, suffixes=chat.SUFFIXES)
+        return documents.expand(paths, suffixes=instructions.SUFFIXES)
     return documents.expand(paths)

@@ -55,7 +55,7 @@ def answer_bits_per_character(
         example = chat.render_example(subject.tokenizer, row, template=prompt.template, boundary=prompt.boundary)
         if example is None:
             continue
-        characters += len(row.output)
+        characters += sum(len(answer) for _, answer in row.turns)
         passages.append(likelihood.Passage([int(id_) for id_ in example.tokens], [bool(counts) for counts in example.loss_mask]))
     if not passages:
         raise ValueError("every held-out instruction has an empty answer: hold others out")

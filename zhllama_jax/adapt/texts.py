@@ -1,9 +1,8 @@
 """The named texts of a pipeline, split into what is learned from and what is held out, always in the same way."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
-from zhllama_jax.data import chat, documents, holdout
+from zhllama_jax.data import chat, holdout, instructions
 from zhllama_jax.data import config as data_config
 
 
@@ -46,10 +45,4 @@ def holds_out(text: data_config.TextData) -> bool:
 
 def held_out_rows(rows: data_config.SftData) -> list[chat.SftExample]:
     """The held-out instruction rows, in order."""
-    files: Sequence[Path] = documents.expand(rows.validation_files or rows.files, suffixes=chat.SUFFIXES)
-    return [
-        row
-        for path in files
-        for row in chat.read_sft(path)
-        if rows.validation_files or documents.is_held_out(row.question, rows.held_out, rows.salt)
-    ]
+    return [found.example for found in instructions.held_out(rows)]

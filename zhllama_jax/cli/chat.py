@@ -94,7 +94,9 @@ def _fit(
     # An answer that may be longer than half of the context does not drive out the conversation: it ends earlier then.
     room = max(context - generation.max_new_tokens, context // 2)
     while True:
-        ids = chat.render_prompt(loaded.tokenizer, question, template=template, boundary=loaded.boundary, history=history)
+        ids = chat.render_prompt(
+            loaded.tokenizer, question, template=template, boundary=loaded.boundary, turns=loaded.turns, history=history
+        )
         if not history or len(ids) <= room:
             return ids
         history.pop(0)

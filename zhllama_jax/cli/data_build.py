@@ -5,7 +5,7 @@ from pathlib import Path
 from zhllama_jax.cli import terminal
 from zhllama_jax.data import config as data_config
 
-COUNTED = ("documents", "examples", "characters", "tokens", "targets", "rows")
+COUNTED = ("documents", "examples", "turns", "characters", "tokens", "targets", "rows")
 
 
 def run(
@@ -43,7 +43,9 @@ def run(
     rows = [[split, *(f"{counts.get(name, 0):,}" for name in columns)] for split, counts in splits.items()]
     terminal.result(terminal.table([["split", *columns], *rows]))
     for split, counts in splits.items():
-        changed = {name: count for name, count in counts.items() if name == "cut" or name.startswith("dropped_")}
+        for name, forms in counts.get("forms", {}).items():
+            terminal.result(f"{split}: {name}: {', '.join(f'{count:,} {form}' for form, count in forms.items()) or 'no rows'}")
+        changed = {name: count for name, count in counts.items() if name in ("cut", "turns_cut") or name.startswith("dropped_")}
         for name, count in {**counts.get("faults", {}), **changed}.items():
             if count:
                 terminal.result(f"{split}: {name.replace('_', ' ')}: {count:,}")

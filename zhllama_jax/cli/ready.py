@@ -26,6 +26,7 @@ class Ready:
       tokenizer: the directory's own.
       template: the prompt's template; "none" for a base model.
       boundary: how prompt and answer meet.
+      turns: whether EOS stands behind the answers of earlier turns.
       generation: the directory's `generation_config.json`.
       options: how to compute.
     """
@@ -35,6 +36,7 @@ class Ready:
     tokenizer: "processor.Tokenizer"
     template: str
     boundary: templates.Boundary
+    turns: templates.Turns
     generation: dict[str, Any]
     options: "llama.Options"
 
@@ -73,6 +75,7 @@ def load(model: Path, *, adapters: Sequence[Path] = (), dtype: Dtype = "auto") -
         tokenizer=tokenizer,
         template=checkpoint.prompt.template if checkpoint.prompt else "none",
         boundary="faithful" if checkpoint.prompt and checkpoint.prompt.boundary == "faithful" else "joined",
+        turns=checkpoint.prompt.turns if checkpoint.prompt else "open",
         generation=checkpoint.generation,
         options=llama.Options(dtype=jax.numpy.dtype(dtype)),
     )

@@ -20,10 +20,17 @@ _SHAPE: dict[str, type] = {"fingerprint": str, "files": dict, "tensors": dict, "
 
 
 class Prompt(NamedTuple):
-    """How instructions were put to a model in training: the template's name, and how the answer joins it ("joined", "faithful")."""
+    """How instructions were put to a model in training.
+
+    Attributes:
+      template: its name.
+      boundary: how an answer joins it.
+      turns: what stands behind the answers of earlier turns: EOS where conversations were learnt, else nothing.
+    """
 
     template: str
     boundary: templates.Boundary = "joined"
+    turns: templates.Turns = "open"
 
 
 def write(directory: str | Path, *, kind: Kind, written: safetensors_io.Written, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,9 +97,11 @@ def prompt(contents: Mapping[str, Any] | None) -> Prompt | None:
         not isinstance(value, dict)
         or not isinstance(value.get("template"), str)
         or value.get("boundary") not in get_args(templates.Boundary)
+        or value.get("turns", "open") not in get_args(templates.Turns)
     ):
-        raise ValueError(f"{FILE}: prompt must have template and boundary ({' or '.join(get_args(templates.Boundary))}), got {value!r}")
-    return Prompt(value["template"], value["boundary"])
+        boundaries, turns = (" or ".join(get_args(kind)) for kind in (templates.Boundary, templates.Turns))
+        raise ValueError(f"{FILE}: prompt must have template and boundary ({boundaries}), and may have turns ({turns}); got {value!r}")
+    return Prompt(value["template"], value["boundary"], value.get("turns", "open"))
 
 
 def digest(tensors: Mapping[str, Mapping[str, Any]], *more: str) -> str:

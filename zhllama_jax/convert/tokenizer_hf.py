@@ -66,12 +66,14 @@ def chat_template(prompt: manifest.Prompt) -> str:
     """The Jinja template that renders turns as `data.chat.render_prompt` does; a system message takes the place of the head.
 
     With the boundary "joined" the blank that ends the closing stands before an answer only, with "faithful" at the end of a prompt too.
+    With the turns "closed" EOS stands behind every answer.
     """
     form = templates.named(prompt.template)
     plain = form.closing.rstrip(" ")
     parts = (form.head, form.opening, plain, form.closing[len(plain) :], form.between)
     head, opening, joint, blank, between = map(json.dumps, parts)
     end = "" if prompt.boundary == "joined" else "{% if turns[-1]['role'] == 'user' %}{{ " + blank + " }}{% endif %}"
+    eos = "{{ eos_token }}" if prompt.turns == "closed" else ""
     return (
         "{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}{{ bos_token + messages[0]['content'] + \"\\n\\n\" }}"
         "{% else %}{% set turns = messages %}{{ bos_token + " + head + " }}{% endif %}"
@@ -79,7 +81,7 @@ def chat_template(prompt: manifest.Prompt) -> str:
         "{% if message['role'] == 'user' %}"
         "{% if not loop.first %}{{ " + between + " }}{% endif %}"
         "{{ " + opening + " + message['content'] + " + joint + " }}"
-        "{% else %}{{ " + blank + " + message['content'] }}{% endif %}"
+        "{% else %}{{ " + blank + " + message['content'] }}" + eos + "{% endif %}"
         "{% endfor %}" + end
     )
 

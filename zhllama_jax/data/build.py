@@ -8,20 +8,18 @@ or, where its files are damaged, another build.
 
 import dataclasses
 import hashlib
-import itertools
 import json
-import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from zhllama_jax import files, templates
-from zhllama_jax.data import chat, config, documents, holdout, pack, store
+from zhllama_jax.data import config, documents, holdout, instructions, pack, store
 from zhllama_jax.tokenizer import processor
 
-RECIPE = 4
-"""Counts changes of this code that make other rows of the same inputs."""
+RECIPES = {"text": 4, "sft": 5}
+"""Counts, for each kind of data, the changes of this code that make other rows of the same inputs."""
 
 CHUNK_CHARACTERS = 1 << 20
 
@@ -91,17 +89,18 @@ def sft(
 ) -> Built:
     """Builds the store of instruction rows in the directory `output`, or opens it if it is there.
 
-    The metadata count, per split: examples, characters of the answers learnt, tokens, targets, rows, examples dropped (no answer
-    left, or asked in the validation files) and cut (answer shortened), and rows of the files that needed a repair, by kind; and record
-    template and boundary, which the model must be asked with.
+    The metadata count, per split: examples, turns (answers) learnt, characters of these answers, tokens, targets, rows, turns_cut
+    (turns at the ends of conversations that did not fit), examples dropped (no answer left, or begun like one of the validation files)
+    and cut (answer shortened); rows of each form in each file, and faults of rows, by kind. They record template and boundary, which
+    the model must be asked with; `closed` says whether conversations were learnt.
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: a malformed row, a split without examples, or another build in `output` (unless `overwrite`).
+      ValueError: a fault in a row, a split without examples, or another build in `output` (unless `overwrite`).
     """
     templates.named(data.template)
-    inputs = documents.expand(data.files, suffixes=chat.SUFFIXES)
-    validation = documents.expand(data.validation_files, suffixes=chat.SUFFIXES) if data.validation_files else []
+    inputs = documents.expand(data.files, suffixes=instructions.SUFFIXES)
+    validation = documents.expand(data.validation_files, suffixes=instructions.SUFFIXES) if data.validation_files else []
     metadata = _metadata("sft", data, tokenizer, inputs, validation)
     if (ready := _ready(output, metadata["key"], overwrite)) is not None:
         return ready
@@ -122,7 +121,7 @@ def key(
     """The name of a build: a digest over the recipe, the choices, the tokenizer and the contents (not the names) of the inputs."""
     choices = {name: value for name, value in dataclasses.asdict(data).items() if name not in ("files", "validation_files")}
     choices["others"] = [[other.held_out, other.salt] for other in others]
-    described = json.dumps([RECIPE, store.FORMAT, kind, choices, tokenizer.sha256, digests], sort_keys=True)
+    described = json.dumps([RECIPES[kind], store.FORMAT, kind, choices, tokenizer.sha256, digests], sort_keys=True)
     return hashlib.sha256(described.encode("utf-8")).hexdigest()
 
 
@@ -153,6 +152,12 @@ def spelled(metadata: dict[str, Any], split: str, *, separate: bool) -> Spelled 
     targets = counts.get("targets_separate" if separate else "targets")
     whole = metadata.get("kind") == "sft" or (metadata.get("kind") == "text" and options["bos"] and options["packing"] != "reference")
     return Spelled(counts["characters"], targets) if whole and targets and counts.get("characters") else None
+
+
+def closed(metadata: dict[str, Any]) -> bool:
+    """Whether a store of instructions teaches conversations: earlier answers, with the EOS behind them, stand before later ones."""
+    counts = metadata.get("splits", {}).get(TRAIN, {})
+    return metadata.get("kind") == "sft" and counts.get("turns", 0) > counts.get("examples", 0)
 
 
 def _metadata(
@@ -225,7 +230,6 @@ def _text_rows(
     progress: Report | None,
 ) -> Iterator[pack.Row]:
     """The rows of one split; its counts are in `metadata` when they are exhausted."""
-    reference = data.packing == "reference"
     read, used = documents.Tally(), documents.Tally()
     texts = holdout.learned(data, others=others, tally=read) if split == TRAIN else holdout.held_out(data, tally=read)
     counts: Counter[str] = Counter()
@@ -239,18 +243,8 @@ def _text_rows(
             if progress is not None:
                 progress(Progress(split, used.documents, counts["tokens"]))
 
-    pad_id = tokenizer.pad_id or 0
-    rows: Iterable[pack.Row]
-    if reference:
-        # The original packed each file by itself: what remains of one never meets the lines of the next.
-        rows = itertools.chain.from_iterable(
-            pack.pack_reference((ids for _, ids in lines), length=data.length, bos_id=tokenizer.bos_id, pad_id=pad_id)
-            for _, lines in itertools.groupby(tokenised(), key=operator.itemgetter(0))
-        )
-    else:
-        bos_id = tokenizer.bos_id if data.bos else None
-        eos_id = tokenizer.eos_id if data.eos else None
-        rows = pack.pack((ids for _, ids in tokenised()), length=data.length, bos_id=bos_id, eos_id=eos_id, pad_id=pad_id)
+    ends = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id or 0}
+    rows = pack.pack_corpus(tokenised(), data, **ends)
     yield from _counted(rows, counts)
     _require(used.documents, split, data.held_out, paths)
     metadata["splits"][split] = {
@@ -273,31 +267,31 @@ def _sft_rows(
     metadata: dict[str, Any],
     progress: Report | None,
 ) -> Iterator[pack.Row]:
-    """The rows of one split, without the questions that the files `against` ask; its counts are in `metadata` when they are exhausted."""
-    repairs: Counter[str] = Counter()
-    counts: Counter[str] = Counter(examples=0, dropped_empty=0, dropped_overlong=0, dropped_held_out=0, cut=0)
-    asked = {_asked(row) for path in against for row in chat.read_sft(path)}
-    # The original's `max_seq_length` counts all tokens of an example; a row here also holds the last one predicted.
-    max_tokens = data.length if data.boundary == "faithful" else data.length + 1
+    """The rows of one split, without what begins like a row of the files `against`; its counts are in `metadata` when exhausted."""
+    read = instructions.Tally()
+    counts: Counter[str] = Counter(examples=0, turns=0, dropped_empty=0, dropped_overlong=0, dropped_held_out=0, cut=0, turns_cut=0)
+    asked = {_opening(found) for found in instructions.read(data, against)} if against else set()
 
     def examples() -> Iterator[pack.Example]:
-        for row in itertools.chain.from_iterable(chat.read_sft(path, repairs=repairs) for path in paths):
-            if data.held_out and documents.is_held_out(row.question, data.held_out, data.salt) != (split == VALIDATION):
+        for found in instructions.read(data, paths, tally=read):
+            row = found.example
+            if data.held_out and instructions.is_held_out(row, data) != (split == VALIDATION):
                 continue
-            if asked and _asked(row) in asked:
+            if asked and _opening(found) in asked:
                 counts["dropped_held_out"] += 1
                 continue
-            example = chat.render_example(
-                tokenizer, row, template=data.template, boundary=data.boundary, max_tokens=max_tokens, overlong=data.overlong
-            )
+            example = instructions.render(tokenizer, row, data)
             if example is None:
                 counts["dropped_overlong" if row.output else "dropped_empty"] += 1
                 continue
             cut = example.tokens[-1] != tokenizer.eos_id
-            answer = tokenizer.decode(example.tokens[example.loss_mask.index(1) :]) if cut else row.output
+            learnt = 1 if cut else sum(learns and token == tokenizer.eos_id for token, learns in zip(*example, strict=True))
+            answers = [tokenizer.decode(example.tokens[example.loss_mask.index(1) :])] if cut else [answer for _, answer in row.turns]
             counts["examples"] += 1
+            counts["turns"] += learnt
+            counts["turns_cut"] += len(row.turns) - learnt
             counts["cut"] += cut
-            counts["characters"] += len(answer)
+            counts["characters"] += sum(map(len, answers[:learnt]))
             counts["tokens"] += len(example.tokens)
             if progress is not None and counts["examples"] % 256 == 0:
                 progress(Progress(split, counts["examples"], counts["tokens"]))
@@ -306,12 +300,13 @@ def _sft_rows(
     packed = pack.pack_examples(examples(), length=data.length, pad_id=tokenizer.pad_id or 0, several=data.packing == "several")
     yield from _counted(packed, counts)
     _require(counts["examples"], split, data.held_out, paths)
-    metadata["splits"][split] = {**counts, "faults": dict(repairs)}
+    forms = {name: dict(rows) for name, rows in read.forms.items()}
+    metadata["splits"][split] = {**counts, "forms": forms, "faults": dict(read.faults), "located": read.located}
 
 
-def _asked(row: chat.SftExample) -> bytes:
-    """A digest of what an example asks, with the turns before it."""
-    return hashlib.blake2b(json.dumps([row.history, row.question]).encode(), digest_size=16).digest()
+def _opening(found: instructions.Found) -> bytes:
+    """A digest of what a conversation begins with."""
+    return hashlib.blake2b(instructions.opening(found.example).encode(), digest_size=16).digest()
 
 
 def _counted(rows: Iterable[pack.Row], counts: Counter[str]) -> Iterator[pack.Row]:

@@ -1,7 +1,16 @@
 """Instructions and answers as token ids, the same in training and in use.
 
-A prompt is a template's `head`, then per turn `opening`, instruction, `closing`, answer, `between`. The
-instruction of a row with an input is instruction, newline, input.
+A prompt is a template's `head` (or a system text in its place), then per turn `opening`, instruction,
+`closing`, answer, `between`. The instruction of a row with an input is instruction, newline, input.
+
+A conversation is learnt in one go: every answer with an EOS behind it, each from all that stands before it.
+
+    <s>…### Instruction:\n一加一\n\n### Response: 二 </s>\n\n### Instruction:\n再加一\n\n### Response: 三 </s>
+    loss 0 ……………………………………………………………  1 1     0 …………………………………………………………………………  1 1
+
+So a model that has learnt conversations is asked with EOS behind the earlier answers (turns "closed", which its
+directory records), one that has learnt single answers without, as the original's were ("open"). Behind EOS a text of
+its own begins, with the blank that LLaMA's tokenizer puts before every text, as transformers and llama.cpp have it.
 
 How prompt and answer meet (`boundary`) must be the same when the model is trained and when it is asked:
 
@@ -29,33 +38,33 @@ Nothing in an instruction or answer can become a control id (`Tokenizer.encode` 
 """
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
-from zhllama_jax import files, lines, templates
-from zhllama_jax.data import clean, pack
+from zhllama_jax import templates
+from zhllama_jax.data import pack
 from zhllama_jax.tokenizer import processor
-
-SUFFIXES = (".json", ".jsonl")
-MAX_JSON_BYTES = 4 << 30
-MAX_PROBLEMS = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class SftExample:
-    """One row of an instruction file; `history` holds earlier (instruction, answer) turns."""
+    """One row of an instruction file; `history` holds earlier (instruction, answer) turns, inputs joined already."""
 
     instruction: str
     input: str
     output: str
     history: tuple[tuple[str, str], ...] = ()
+    system: str = ""
 
     @property
     def question(self) -> str:
         """Instruction and input, joined by a newline."""
         return join_input(self.instruction, self.input)
+
+    @property
+    def turns(self) -> tuple[tuple[str, str], ...]:
+        """All (question, answer) turns, the last one included."""
+        return (*self.history, (self.question, self.output))
 
 
 def join_input(instruction: str, input: str) -> str:
@@ -70,13 +79,14 @@ def render_prompt(
     *,
     template: str = "alpaca",
     boundary: templates.Boundary = "joined",
+    turns: templates.Turns = "open",
     history: Sequence[tuple[str, str]] = (),
+    system: str = "",
 ) -> list[int]:
     """The ids, from BOS on, that a model continues with its answer.
 
-    Joined prompts are rendered turn by turn: the ids of a conversation are a prefix of those of the
-    same conversation with one turn more (answers stand without EOS, as in the original). Faithful
-    ones are tokenised as one text.
+    Closed prompts, and open ones that are joined, are rendered turn by turn: the ids of a conversation are a prefix of those of the
+    same conversation with one turn more. Faithful open ones are tokenised as one text.
 
     Args:
       tokenizer: the model's.
@@ -84,21 +94,24 @@ def render_prompt(
       input: appended to it after a newline.
       template: a name in `templates.TEMPLATES`.
       boundary: "joined" or "faithful"; see the module.
+      turns: whether EOS stands behind the answers of `history` ("closed") or not ("open", as in the original).
       history: earlier (instruction, answer) turns, inputs joined already.
+      system: takes the place of the template's head.
+
+    Raises:
+      ValueError: no such template, or one without a place for `system`.
     """
-    form = templates.named(template)
-    questions = [*(question for question, _ in history), join_input(instruction, input)]
-    if boundary == "faithful":
-        text = form.head
-        for question, answer in history:
-            text += form.opening + question + form.closing + answer + form.between
-        return tokenizer.encode(text + form.opening + questions[-1] + form.closing, bos=True)
-    closing = form.closing.rstrip(" ")
-    ids = tokenizer.encode(form.head + form.opening + questions[0] + closing, bos=True)
-    for (_, answer), question in zip(history, questions[1:], strict=True):
-        ids += _answer(tokenizer, form, answer)
-        ids += _continuation(tokenizer, form.between + form.opening + question + closing)
-    return ids
+    form, head = templates.named(template), templates.head(template, system)
+    question = join_input(instruction, input)
+    if boundary == "faithful" and turns == "open":
+        text = "".join(form.opening + asked + form.closing + answer + form.between for asked, answer in history)
+        return tokenizer.encode(head + text + form.opening + question + form.closing, bos=True)
+    ids = [tokenizer.bos_id]
+    for number, (asked, answer) in enumerate(history):
+        ids += _question(tokenizer, form, asked, boundary, head=head, turns=turns, first=number == 0)
+        ids += _answer(tokenizer, form, answer, boundary)
+        ids += [tokenizer.eos_id] if turns == "closed" else []
+    return ids + _question(tokenizer, form, question, boundary, head=head, turns=turns, first=not history)
 
 
 def render_example(
@@ -110,71 +123,66 @@ def render_example(
     max_tokens: int | None = None,
     overlong: Literal["cut", "drop"] = "cut",
 ) -> pack.Example | None:
-    """Prompt, answer and EOS as ids, with the loss on answer and EOS.
+    """All turns as ids, with the loss on every answer and the EOS behind it.
+
+    Of a conversation that is too long the last turns are left out, whole, as many as must be, so that what is learnt stands behind
+    all that it answers to. Where not even the first turn fits, `overlong` says what becomes of it.
 
     Args:
       tokenizer: the model's.
-      example: the row; earlier turns are read, the last answer is learnt.
+      example: the row.
       template: a name in `templates.TEMPLATES`.
       boundary: "joined" or "faithful"; see the module.
       max_tokens: the longest example, EOS included; None for no limit.
-      overlong: "cut" cuts a longer answer at its end, which then has no EOS (the text does not end there); "drop" gives None.
+      overlong: "cut" cuts the first answer at its end, which then has no EOS (the text does not end there); "drop" gives None.
 
     Returns:
-      The example, or None where no answer would be left to learn: the prompt fills `max_tokens`, or the answer is empty.
-    """
-    prompt = render_prompt(tokenizer, example.question, template=template, boundary=boundary, history=example.history)
-    if not example.output:
-        return None
-    answer = tokenizer.encode(example.output) if boundary == "faithful" else _answer(tokenizer, templates.named(template), example.output)
-    tokens = [*prompt, *answer, tokenizer.eos_id]
-    if max_tokens is not None and len(tokens) > max_tokens:
-        if overlong == "drop" or len(prompt) >= max_tokens:
-            return None
-        tokens = tokens[:max_tokens]
-    return pack.Example(tokens, [0] * len(prompt) + [1] * (len(tokens) - len(prompt)))
-
-
-def read_sft(path: str | Path, *, repairs: Counter[str] | None = None) -> Iterator[SftExample]:
-    """Yields the rows of an Alpaca file: a `.json` list, or `.jsonl` with one object a line.
-
-    A row holds strings under `instruction` and `output`, may hold one under `input` (or null) and a
-    list of [instruction, answer] pairs under `history`; other keys are not read.
-
-    Args:
-      path: the file.
-      repairs: counts the rows whose text was repaired, by kind (see `clean.repair`).
+      The example, or None where no answer would be left to learn: the first prompt fills `max_tokens`, or the last answer is empty.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file or rows of it have another form; the message names the first `MAX_PROBLEMS` of them.
+      ValueError: no such template, or one without a place for the row's system text.
     """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path}: instruction rows come as .json (a list) or .jsonl (one object a line)")
-    rows: Iterator[tuple[str, Any]]
-    if path.suffix.lower() == ".jsonl":
-        rows = ((f"{path}:{number}", row) for number, row in lines.objects(path))
-    else:
-        value = files.read_json(path, what="a list of instruction rows", max_bytes=MAX_JSON_BYTES)
-        if not isinstance(value, list):
-            raise ValueError(f"{path}: expected a list of rows with instruction, input and output")
-        rows = ((f"{path}: row {number}", row) for number, row in enumerate(value))
-    problems: list[str] = []
-    for where, row in rows:
-        wrong = _row_problems(row)
-        if wrong:
-            problems.append(f"{where}: {wrong}")
-            if len(problems) == MAX_PROBLEMS:
+    form, head = templates.named(template), templates.head(template, example.system)
+    if not example.output:
+        return None
+    tokens: list[int] = []
+    loss_mask: list[int] = []
+    for number, (question, answer) in enumerate(example.turns):
+        prompt = [] if number else [tokenizer.bos_id]
+        prompt += _question(tokenizer, form, question, boundary, head=head, turns="closed", first=number == 0)
+        learnt = [*_answer(tokenizer, form, answer, boundary), tokenizer.eos_id]
+        if max_tokens is not None and len(tokens) + len(prompt) + len(learnt) > max_tokens:
+            if number:
                 break
-        elif not problems:
-            yield _example(row, Counter() if repairs is None else repairs)
-    if problems:
-        raise ValueError("; ".join(problems))
+            if overlong == "drop" or len(prompt) >= max_tokens:
+                return None
+            learnt = learnt[: max_tokens - len(prompt)]
+            return pack.Example([*prompt, *learnt], [0] * len(prompt) + [1] * len(learnt))
+        tokens += [*prompt, *learnt]
+        loss_mask += [0] * len(prompt) + [1] * len(learnt)
+    return pack.Example(tokens, loss_mask)
 
 
-def _answer(tokenizer: processor.Tokenizer, form: templates.Template, answer: str) -> list[int]:
-    """The ids of an answer after a joined prompt, the blank that ends the template's closing in front."""
+def _question(
+    tokenizer: processor.Tokenizer,
+    form: templates.Template,
+    question: str,
+    boundary: templates.Boundary,
+    *,
+    head: str,
+    turns: templates.Turns,
+    first: bool,
+) -> list[int]:
+    """The ids of a turn up to its answer: behind BOS or EOS a text of its own, behind an open answer the continuation of one."""
+    closing = form.closing if boundary == "faithful" else form.closing.rstrip(" ")
+    text = (head if first else form.between) + form.opening + question + closing
+    return tokenizer.encode(text) if first or turns == "closed" else _continuation(tokenizer, text)
+
+
+def _answer(tokenizer: processor.Tokenizer, form: templates.Template, answer: str, boundary: templates.Boundary) -> list[int]:
+    """The ids of an answer: after a joined prompt with the blank that ends the template's closing in front, else by itself."""
+    if boundary == "faithful":
+        return tokenizer.encode(answer)
     blank = form.closing[len(form.closing.rstrip(" ")) :]
     return _continuation(tokenizer, blank + answer)
 
@@ -188,39 +196,3 @@ def _continuation(tokenizer: processor.Tokenizer, text: str) -> list[int]:
     newline = tokenizer.encode("\n")
     ids = tokenizer.encode("\n" + text)
     return ids[len(newline) :] if ids[: len(newline)] == newline else tokenizer.encode(text)
-
-
-def _row_problems(row: Any) -> str:
-    """What is wrong with a row, or nothing."""
-    if not isinstance(row, dict):
-        return "expected an object with instruction, input and output"
-    missing = [key for key in ("instruction", "output") if key not in row]
-    if missing:
-        return f"no {' and no '.join(missing)} (the row has {', '.join(map(repr, row)) or 'no keys'})"
-    strange = [key for key in ("instruction", "output") if not isinstance(row[key], str)]
-    strange += ["input"] if not isinstance(row.get("input"), str | None) else []
-    if strange:
-        return f"{' and '.join(strange)} must hold a string"
-    turns = row.get("history")
-    if turns is None:
-        return ""
-    if not isinstance(turns, list) or not all(
-        isinstance(turn, list) and len(turn) == 2 and all(isinstance(part, str) for part in turn) for turn in turns
-    ):
-        return "history must hold a list of [instruction, answer] pairs"
-    return ""
-
-
-def _example(row: dict[str, Any], repairs: Counter[str]) -> SftExample:
-    """A row without problems as an example, its texts repaired; each kind of repair counts once a row."""
-    kinds: set[str] = set()
-
-    def repaired(text: str) -> str:
-        result = clean.repair(text)
-        kinds.update(result.repairs)
-        return result.text
-
-    history = tuple((repaired(question), repaired(answer)) for question, answer in row.get("history") or ())
-    example = SftExample(repaired(row["instruction"]), repaired(row.get("input") or ""), repaired(row["output"]), history)
-    repairs.update(kinds)
-    return example

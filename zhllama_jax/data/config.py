@@ -66,7 +66,7 @@ class TextData:
     """A pre-training corpus and how it becomes rows.
 
     Attributes:
-      files: `.txt` and `.jsonl` files, directories of them, or glob patterns.
+      files: `.txt` and `.jsonl` files, also packed (.gz, .zst), directories of them, or glob patterns.
       validation_files: a corpus of its own for validation; excludes `held_out`.
       held_out: share of the documents that goes to validation, chosen by the hash of the text.
       salt: another salt holds other documents out.
@@ -105,18 +105,49 @@ class TextData:
 
 
 @dataclasses.dataclass(frozen=True)
-class SftData:
-    """Instruction rows (instruction, input, output) and how they become rows of ids.
+class Columns:
+    """The keys of instruction rows that have other names than Alpaca's: `prompt: question`, for one.
 
     Attributes:
-      files: `.json` (a list) and `.jsonl` files, directories of them, or glob patterns.
-      validation_files: rows of their own for validation; their questions are not trained on; excludes `held_out`.
-      held_out: share of the rows that goes to validation, chosen by the hash of the prompt.
+      prompt: key of the instruction.
+      query: key of what the instruction is about; a row may lack it.
+      response: key of the answer.
+      history: key of the earlier turns, a list of [instruction, answer] pairs; a row may lack it.
+      system: key of the text that takes the place of the template's head; a row may lack it.
+      messages: key of a whole conversation, a list of turns; by default conversations or messages, whichever a row has.
+    """
+
+    prompt: str = "instruction"
+    query: str = "input"
+    response: str = "output"
+    history: str = "history"
+    system: str = "system"
+    messages: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [name for name in dataclasses.astuple(self) if name is not None]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        _raise([f"columns: the key {name!r} is named twice" for name in twice])
+
+
+@dataclasses.dataclass(frozen=True)
+class SftData:
+    """Instruction rows and conversations, and how they become rows of ids.
+
+    Rows in Alpaca's form, sharegpt's `conversations` and `messages` are told apart by their keys (see `instructions`).
+
+    Attributes:
+      files: `.json` (a list) and `.jsonl` files, also packed (.gz, .zst), directories of them, or glob patterns.
+      validation_files: rows of their own for validation; what their conversations begin with is not trained on; excludes `held_out`.
+      held_out: share of the rows that goes to validation, chosen by the hash of the first question.
       salt: another salt holds other rows out.
       length: tokens that the model reads per row.
+      columns: keys of the rows where they are not Alpaca's.
+      on_error: "strict" stops at rows that are malformed or no conversation of questions and answers; "skip" counts and leaves them out.
       template: the prompt's template, by name (`templates.TEMPLATES`).
       boundary: how prompt and answer meet (see `chat`).
-      overlong: "cut" shortens an answer that does not fit (it then has no EOS); "drop" leaves the row out.
+      overlong: of a conversation that does not fit the last turns are left out; where not even the first fits, "cut" shortens its answer
+        (which then has no EOS) and "drop" leaves the row out.
       packing: several examples in a row, each a segment of its own, or one padded row each.
     """
 
@@ -125,6 +156,8 @@ class SftData:
     held_out: float = 0.0
     salt: str = ""
     length: int = 512
+    columns: Columns = dataclasses.field(default_factory=Columns)
+    on_error: OnError = "strict"
     template: str = "alpaca"
     boundary: templates.Boundary = "joined"
     overlong: Literal["cut", "drop"] = "cut"

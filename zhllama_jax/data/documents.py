@@ -1,4 +1,4 @@
-"""Documents out of files: `.txt` and `.jsonl`, bytes in, clean text out, every fault named by file and line.
+"""Documents out of files: `.txt` and `.jsonl`, also packed, bytes in, clean text out, every fault named by file and line.
 
 Files are read as bytes and cut at newlines only (Python's text mode would also cut at U+2028, form
 feeds and lone carriage returns). What can be repaired without a doubt is repaired and counted
@@ -14,6 +14,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from zhllama_jax import lines
 from zhllama_jax.data import clean, config
@@ -74,19 +75,19 @@ def expand(paths: Sequence[str | Path], *, suffixes: Sequence[str] = lines.SUFFI
     for entry in paths:
         path = Path(entry)
         if path.is_dir():
-            matches = sorted(child for child in path.iterdir() if child.suffix.lower() in suffixes)
+            matches = sorted(child for child in path.iterdir() if lines.suffix(child) in suffixes)
         elif path.exists() or not glob.has_magic(str(entry)):
             matches = [path] if path.exists() else []
         else:
             matches = sorted(Path(match) for match in glob.glob(str(entry), recursive=True))
         if not matches:
             missing.append(f"{entry} names no {' or '.join(suffixes)} file")
-        strange += [str(match) for match in matches if not match.is_file() or match.suffix.lower() not in suffixes]
+        strange += [str(match) for match in matches if not match.is_file() or lines.suffix(match) not in suffixes]
         found.update(dict.fromkeys(matches))
     if missing:
         raise FileNotFoundError("; ".join(missing))
     if strange:
-        raise ValueError(f"cannot read {', '.join(strange)}: give regular files named {' or '.join(suffixes)}")
+        raise ValueError(f"cannot read {', '.join(strange)}: give regular files named {' or '.join(suffixes)}, packed .gz or .zst")
     return list(found)
 
 
@@ -116,7 +117,7 @@ def read(
     tally = Tally() if tally is None else tally
     for path in expand(paths):
         reader = _Reader(str(path), on_error, tally)
-        if path.suffix.lower() == ".jsonl":
+        if lines.suffix(path) == ".jsonl":
             texts = reader.rows(field)
         elif documents == "line":
             texts = reader.lines()
@@ -128,6 +129,20 @@ def read(
             if blanks or text.strip():
                 tally.add(text)
                 yield Document(text, str(path), number)
+
+
+def objects(path: str | Path, *, on_error: config.OnError, tally: Tally) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number, object) of a file with one JSON object a line; blank lines are passed over.
+
+    Args:
+      path: the file.
+      on_error: stop at a line that cannot be read ("strict") or count it and go on ("skip").
+      tally: counts faults.
+
+    Raises:
+      ValueError: when strict, a fault; the message begins with file:line.
+    """
+    return _Reader(str(path), on_error, tally).objects()
 
 
 def unique(documents: Iterable[Document], tally: Tally, *, against: Iterable[Document] = (), repeats: bool = False) -> Iterator[Document]:
@@ -221,13 +236,23 @@ class _Reader:
         if block:
             yield start, "\n".join(block)
 
-    def rows(self, field: str) -> Iterator[tuple[int, str]]:
-        """The string under `field` of each row; blank lines are passed over."""
+    def objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The object in each line; blank lines are passed over."""
         for number, line in self.lines():
             if not line.strip():
                 continue
             try:
-                text = lines.string(lines.parse(line), field)
+                value = lines.parse(line)
+            except ValueError as error:
+                self.fault("malformed", number, str(error))
+            else:
+                yield number, value
+
+    def rows(self, field: str) -> Iterator[tuple[int, str]]:
+        """The string under `field` of each object."""
+        for number, value in self.objects():
+            try:
+                text = lines.string(value, field)
             except ValueError as error:
                 self.fault("malformed", number, str(error))
             else:

@@ -7,11 +7,14 @@ counted from 1 (rows of `pack_reference` are one segment whatever lines they hol
 
     pack            documents -> rows, one pass, nothing lost
     pack_reference  lines of a file -> rows as Chinese-LLaMA-Alpaca made them
+    pack_corpus     the documents of files -> rows, in one of these two ways
     pack_examples   prompt/answer examples -> rows, several in a row or one
 
 Knows ids only: no text, no tokenizer.
 """
 
+import itertools
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -104,6 +107,19 @@ def pack_reference(lines: Iterable[Sequence[int]], *, length: int, bos_id: int, 
             batch = []
     if batch:
         yield from _reference_blocks(batch, length, pad_id)
+
+
+def pack_corpus(
+    documents: Iterable[tuple[str, Sequence[int]]], data: config.TextData, *, bos_id: int, eos_id: int, pad_id: int = 0
+) -> Iterator[Row]:
+    """Rows of documents, each given as (file, ids), as a corpus wants them packed."""
+    if data.packing == "reference":
+        # The original packed each file by itself: what remains of one never meets the lines of the next.
+        for _, lines in itertools.groupby(documents, key=operator.itemgetter(0)):
+            yield from pack_reference((ids for _, ids in lines), length=data.length, bos_id=bos_id, pad_id=pad_id)
+        return
+    ends = {"bos_id": bos_id if data.bos else None, "eos_id": eos_id if data.eos else None}
+    yield from pack((ids for _, ids in documents), length=data.length, pad_id=pad_id, **ends)
 
 
 def pack_examples(examples: Iterable[Example], *, length: int, pad_id: int = 0, several: bool = True, open_rows: int = 64) -> Iterator[Row]:

@@ -88,6 +88,7 @@ def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: 
     stores: list[store.Store] = []
     held_out: list[HeldOut] = []
     identity, prompts, used = [], [], []
+    closed = False
     for number, source in enumerate(data.sources):
         others = [other.text for other in data.sources if other.text is not None and other is not source]
         train, validation, name = _open_source(source, others, tokenizer, directory / str(number), say)
@@ -106,12 +107,14 @@ def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: 
             say(f"data: {name}: {used[-1]:,} of its {len(train):,} rows are used ({_caps(source.share)})")
         if metadata.get("kind") == "sft":
             prompts.append(manifest.Prompt(metadata["options"]["template"], metadata["options"]["boundary"]))
+            closed |= build.closed(metadata)
     lengths = sorted({train.length for train in stores})
     if len(lengths) > 1:
         raise ValueError(f"the data sources have rows of {' and '.join(map(str, lengths))} tokens: build them with one length")
     if len(set(prompts)) > 1:
         raise ValueError(f"the data sources put instructions in different ways ({', '.join(map(str, set(prompts)))}): choose one")
-    return Opened(list(stores), held_out, lengths[0], prompts[0] if prompts else None, identity, used)
+    prompt = prompts[0]._replace(turns="closed" if closed else "open") if prompts else None
+    return Opened(list(stores), held_out, lengths[0], prompt, identity, used)
 
 
 def _taken(train: store.Store, share: data_config.Share) -> int:
