@@ -50,6 +50,10 @@ def flags_only(*, output: Path, names: list[str] | None = None) -> None:
     """Takes flags."""
 
 
+def with_words(*topic: str, plain: bool = False) -> None:
+    """Takes words without a flag."""
+
+
 KNOWN = {**schema.fields(Settings), **schema.options(with_settings)}
 
 
@@ -57,9 +61,17 @@ def test_the_positional_parameter_is_the_dataclass() -> None:
     assert schema.settings(with_settings) == ("settings", (Settings,), False)
     assert schema.settings(optional_settings) == ("settings", (Settings, Part), True)
     assert schema.settings(flags_only) is None
+    assert schema.settings(with_words) is None
 
 
-@pytest.mark.parametrize(("verb", "names"), [(with_settings, ["dry"]), (optional_settings, ["dry"]), (flags_only, ["output", "names"])])
+def test_words_without_a_flag_have_the_name_of_their_parameter() -> None:
+    assert schema.words(with_words) == "topic"
+    assert schema.words(with_settings) is None and schema.words(flags_only) is None
+
+
+@pytest.mark.parametrize(
+    ("verb", "names"), [(with_settings, ["dry"]), (optional_settings, ["dry"]), (flags_only, ["output", "names"]), (with_words, ["plain"])]
+)
 def test_options_are_the_other_parameters(verb: Callable[..., None], names: list[str]) -> None:
     assert list(schema.options(verb)) == names
 
