@@ -74,6 +74,7 @@ def test_rows_of_text_are_those_that_are_built(tmp_path: Path, tokenizer: proces
         assert [token.number for token in sample.tokens] == row.tokens[:held].tolist()
         assert [token.segment for token in sample.tokens] == row.segment_ids[:held].tolist()
     assert look.counts["rows"] == len(built) and look.whole
+    assert look.counts["learnt"] == sum(int(built[number].loss_mask.sum()) for number in range(len(built)))
 
 
 def test_a_row_is_located_by_the_document_that_it_begins_in(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:

@@ -155,7 +155,7 @@ def text(
             where = f"{document.source}:{document.line}" if data.packing != "reference" else document.source
             fields = (row.tokens[:held].tolist(), row.loss_mask[:held].tolist(), row.segment_ids[:held].tolist())
             samples.append(Sample(where, about, _tokens(tokenizer, *fields)))
-        counts["rows"] += 1
+        counts.update(rows=1, learnt=int(row.loss_mask.sum()))
         # A row begins with the token that the one before it ends with: with its document, too.
         first = last
     whole = next(texts, None) is None
