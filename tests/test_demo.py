@@ -41,3 +41,4 @@ def test_the_demo_keeps_its_promises(seed: int, tmp_path: Path) -> None:
     assert exams["resized"]["exact"] < 0.05 and exams["pretrain"]["exact"] < 0.05
     assert exams["tune"]["most_frequent"] < 0.1
     assert done.stdout == (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert 20_000 < (tmp_path / "report.html").stat().st_size < 1_000_000

@@ -13,6 +13,7 @@ from zhllama_jax import files
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import pipeline, steps, summary
 from zhllama_jax.convert import verify
+from zhllama_jax.eval import report_html
 from zhllama_jax.train import config as train_config
 from zhllama_jax.train import guard
 
@@ -59,6 +60,9 @@ def test_the_report_shows_every_chapter_with_the_records_figures(done: Any) -> N
         bits = [score["bits_per_character"] for score in done.before[f"measure_{name}"]["texts"].values()]
         assert f"| {name} | {' | '.join(f'{value:.3f}' for value in bits)} |" in text
     assert all((output / picture).is_file() for picture in re.findall(r"\((plots/.*?)\)", text))
+    page = (output / "report.html").read_text("utf-8")
+    assert page == report_html.page(figures)
+    assert len(re.findall("<section ", page)) == 10, "no chapter is missing"
 
 
 def test_a_second_run_does_nothing(done: Any) -> None:

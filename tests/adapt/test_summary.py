@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from typing import Any
 
+import jax
 import pytest
 
 from zhllama_jax.adapt import steps, summary
@@ -45,14 +46,14 @@ def test_baselines_stand_apart_with_their_own_figures(done: Any) -> None:
 @pytest.mark.parametrize(
     ("ngram", "baseline", "sentence"),
     [
-        (3.0, 5.0, "That is worse than the n-gram of characters (3.000) and better than the un-extended model (5.000)."),
-        (5.0, 3.0, "That is better than the n-gram of characters (5.000) and worse than the un-extended model (3.000)."),
-        (4.0, 4.0, "That is worse than the n-gram of characters (4.000) and worse than the un-extended model (4.000)."),
+        (3.0, 5.0, "That is worse than the n-gram of characters (3.00) and better than the un-extended model (5.00)."),
+        (5.0, 3.0, "That is better than the n-gram of characters (5.00) and worse than the un-extended model (3.00)."),
+        (4.0, 4.0, "That is worse than the n-gram of characters (4.00) and worse than the un-extended model (4.00)."),
     ],
 )
 def test_the_remark_says_who_is_better(done: Any, ngram: float, baseline: float, sentence: str) -> None:
     remarks = collected(done, ngram=ngram, measure_baseline=baseline, measure_resized=8.0, measure_pretrain=4.0)["likelihood"]["remarks"]
-    assert remarks[0].endswith("`pretrain` the bits per character of held-out chinese fall from 8.000 to 4.000, by 50.0 %.")
+    assert remarks[0].endswith("`pretrain` the bits per character of held-out chinese fall from 8.00 to 4.00, by 50.0 %.")
     assert remarks[1] == sentence
     assert "says little about how much a 7B model forgets" in remarks[2]
 
@@ -63,7 +64,7 @@ def test_what_was_not_measured_is_not_told(done: Any) -> None:
     assert not any("That is" in remark for remark in figures["likelihood"]["remarks"])
     assert "baseline" not in [stage["name"] for stage in figures["stages"]]
     one = collected(done, "measure_baseline", "baseline", ngram=1.0)["likelihood"]["remarks"][1]
-    assert one == "That is worse than the n-gram of characters (1.000)."
+    assert one == "That is worse than the n-gram of characters (1.00)."
 
 
 def test_without_instructions_there_are_neither_answers_nor_exams(done: Any) -> None:
@@ -103,3 +104,27 @@ def test_the_report_says_that_the_baseline_of_new_rows_learns_all_of_its_own(don
     _, baseline = summary.collect(config, done.records)["baselines"]
     assert baseline["name"].endswith("equal FLOPs (all of its rows, as it has no new ones)")
     assert "all of its rows" not in str(collected(done)["baselines"])
+
+
+def test_the_remark_says_which_way_it_went(done: Any) -> None:
+    remarks = collected(done, measure_resized=4.0, measure_pretrain=5.0)["likelihood"]["remarks"]
+    assert remarks[0].endswith("`pretrain` the bits per character of held-out chinese rise from 4.00 to 5.00, by 25.0 %.")
+
+
+def test_the_report_names_what_its_page_compares(done: Any) -> None:
+    figures = collected(done)
+    assert (figures["name"], figures["adapted"], figures["learned"]) == (done.config.output, "chinese", ["chinese"])
+    assert figures["points"] == {"pretrained": "pretrain"}
+    assert [row["short"] for row in figures["baselines"]] == ["5-gram", "un-extended model"]
+    alone = dataclasses.replace(done.config.trainings[-1], adapter="fresh")
+    tuned = dataclasses.replace(done.config, trainings=(alone,))
+    records = {name: record for name, record in done.records.items() if name not in ("baseline", "measure_baseline")}
+    assert summary.collect(tuned, records)["points"] == {"pretrained": None}
+
+
+def test_the_report_says_how_it_was_made(done: Any) -> None:
+    figures = collected(done)
+    assert figures["configuration"] == done.config.to_yaml()
+    assert figures["versions"]["jax"] == jax.__version__ and figures["versions"]["devices"].startswith("8 × ")
+    blank = dataclasses.replace(done.config, output="a run/")
+    assert "zhllama adapt --config 'a run/config.yaml' --output 'a run-again'" in summary.collect(blank, done.records)["reproduce"]

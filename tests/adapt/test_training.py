@@ -93,6 +93,9 @@ def test_the_baseline_gets_the_flops_of_the_pretraining_up_to_a_step(done: Any) 
     assert figures["baseline"]["tokens"] == figures["baseline"]["steps"] * last.global_batch * done.config.sequence_length
     base = llama_hf.load_config(places.base_model(done.config))
     assert f"of {figures['baseline']['parameters']:,} parameters" in figures["baseline"]["table"]
+    rules = figures["baseline"]["rules"]
+    assert sum(rule["parameters"] for rule in rules) == figures["baseline"]["parameters"]
+    assert sum(rule["trainable"] for rule in rules) == figures["baseline"]["trainable"]
     assert figures["baseline"]["parameters"] < figures["pretrain"]["parameters"]
     trained = fold.load(places.base_model(done.config), places.inside(done.config, figures["baseline"]["adapters"]))
     assert trained.checkpoint.config == base, "the vocabulary is not extended"

@@ -29,11 +29,13 @@ def test_the_pipeline_gets_what_the_file_says(tmp_path: Path, monkeypatch: pytes
     def run(settings: adapt_config.Adapt, *, say: Callable[[str], None]) -> Path:
         got.append(settings)
         say("[1/1] rows")
-        return Path("report.md")
+        return Path("run/report.md")
 
     monkeypatch.setattr(pipeline, "run", run)
     assert program.run(["adapt", "--config", str(config), "--seed", "3"]) == 0
-    assert capsys.readouterr() == ("report.md\n", "[1/1] rows\n")
+    out, err = capsys.readouterr()
+    assert out == "run/report.md\n"
+    assert err.startswith("[1/1] rows\nopen run/report.html in a browser; the same as text: run/report.md\n")
     assert (got[0].base.model, got[0].seed, got[0].texts["chinese"].held_out) == ("llama", 3, 0.1)
     assert got[0].trainings[0].stage.preset == "embeddings"
 

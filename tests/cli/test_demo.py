@@ -24,6 +24,6 @@ def test_the_world_is_written_and_the_report_is_shown(
     assert program.run(["demo", "--output", str(tmp_path / "run"), "--seed", "2"]) == 0
     out, err = capsys.readouterr()
     assert out == "# 报告\n"
-    assert str(tmp_path / "report.md") in err
+    assert f"open {tmp_path / 'report.html'} in a browser; the same as text: {tmp_path / 'report.md'}" in err.splitlines()
     assert got[0].seed == 2
     assert all(Path(path).is_file() for text in got[0].texts.values() for path in text.files)

@@ -36,6 +36,7 @@ def test_the_report_is_shown_and_written(english_pieces: Path, merged: Path, tmp
     assert list(figures["texts"]) == ["诗", "english"]
     assert figures["texts"]["english"]["changed_lines"] == 0
     assert figures["cost"]["hidden_size"] == 32
+    assert "诗" in (tmp_path / "out" / "report.html").read_text()
     assert (tmp_path / "out" / "compression.png").read_bytes().startswith(b"\x89PNG")
 
 

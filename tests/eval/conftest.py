@@ -39,10 +39,18 @@ def report() -> dict[str, Any]:
         "answers": {"count": 450, "rows": [{"after": "base", "bits_per_character": 58.0}, {"after": "tune", "bits_per_character": 0.456}]},
         "exams": {
             "rows": [
-                {"after": "resized", "exact": 0.0, "total": 8, "most_frequent": 0.125, "by_task": {"count": [0, 4], "pick": [0, 4]}},
+                {
+                    "after": "resized",
+                    "exact": 0.0,
+                    "right": 0,
+                    "total": 8,
+                    "most_frequent": 0.125,
+                    "by_task": {"count": [0, 4], "pick": [0, 4]},
+                },
                 {
                     "after": "tune",
                     "exact": 0.5,
+                    "right": 4,
                     "total": 8,
                     "most_frequent": 0.125,
                     "by_task": {"pick": [1, 4], "count": [3, 4]},

@@ -200,6 +200,13 @@ def test_tasks_stand_with_the_best_first(report: dict[str, Any]) -> None:
     assert text.index(" count ") < text.index(" pick ")
 
 
+def test_of_many_wrong_answers_some_are_shown(report: dict[str, Any]) -> None:
+    last = report["exams"]["rows"][-1]
+    assert ">1 of the 4 wrong answers after tune</summary>" in report_html.page(report)
+    last["wrong"] *= 4
+    assert ">The 4 wrong answers after tune</summary>" in report_html.page(report)
+
+
 @pytest.mark.parametrize(("agrees", "badge"), [(True, "Agrees"), (False, "Differs"), (None, "")])
 def test_the_check_says_how_it_ended(report: dict[str, Any], agrees: bool | None, badge: str) -> None:
     report["check"] = {"sentence": "As follows.", "agrees": agrees}

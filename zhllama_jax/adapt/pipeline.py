@@ -10,11 +10,11 @@ from zhllama_jax import files
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import evaluation, inputs, places, steps, summary, training, vocabulary
 from zhllama_jax.convert import verify
-from zhllama_jax.eval import report
+from zhllama_jax.eval import report, report_html
 from zhllama_jax.train import guard
 
 REPORT = "report.md"
-CONFIG = "config.yaml"
+PAGE = "report.html"
 
 
 def run(config: config_lib.Adapt, *, say: Callable[[str], None]) -> Path:
@@ -25,7 +25,7 @@ def run(config: config_lib.Adapt, *, say: Callable[[str], None]) -> Path:
       say: takes one line before and after each step.
 
     Returns:
-      The report, `<output>/report.md`; `report.json`, `config.yaml`, `plots/` and the adapted `model` lie beside it.
+      The report, `<output>/report.md`; `report.html`, `report.json`, `config.yaml`, `plots/` and the adapted `model` lie beside it.
 
     Raises:
       FileNotFoundError, ValueError: an input is missing or does not fit, which is looked for before the first step; or another process
@@ -34,11 +34,12 @@ def run(config: config_lib.Adapt, *, say: Callable[[str], None]) -> Path:
     inputs.check(config)
     planned, output = plan(config), Path(config.output)
     with guard.lock(output):
-        files.atomic_write(output / CONFIG, config.to_yaml())
+        files.atomic_write(output / summary.CONFIG, config.to_yaml())
         records = steps.run(planned, output, say)
         figures = summary.collect(config, records)
         report.plots(figures, output / "plots")
         files.write_json(output / "report.json", figures)
+        files.atomic_write(output / PAGE, report_html.page(figures))
         files.atomic_write(output / REPORT, report.markdown(figures))
     if (figures["check"] or {}).get("agrees") is False:
         raise ValueError(f"{places.of(config, places.FINAL)} gives other logits in transformers than here; see {output / REPORT}")

@@ -1,20 +1,35 @@
 """From the records of the steps to the one tree of figures that the report is written from."""
 
+import importlib.metadata
+import platform
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import jax
+
+import zhllama_jax
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import evaluation, places, steps
+from zhllama_jax.eval import figures as figures_lib
+
+CONFIG = "config.yaml"
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors", "sentencepiece", "transformers")
 
 
 def collect(config: config_lib.Adapt, records: Mapping[str, steps.Record]) -> dict[str, Any]:
-    """Everything that `eval.report` shows; see its `markdown`."""
+    """Everything that `eval.report` and `eval.report_html` show; see `markdown` and `page` there."""
     points = [name.removeprefix("measure_") for name in records if name.startswith("measure_")]
     figures = {name: record.figures for name, record in records.items()}
     measured = {name: figures[f"measure_{name}"] for name in points}
     return {
         "title": "Adaptation report",
+        "name": config.output,
         "introduction": _introduction(config, records),
+        "adapted": config.adapted,
+        "learned": evaluation.adaptation_texts(config),
+        "points": {"pretrained": _last_pretraining(config)},
         "vocabulary": _vocabulary(figures),
         "likelihood": _likelihood(config, measured, figures.get("ngram")),
         "baselines": _baselines(config, figures, measured),
@@ -25,6 +40,9 @@ def collect(config: config_lib.Adapt, records: Mapping[str, steps.Record]) -> di
         "samples": figures["generation"]["samples"],
         "check": figures.get("check"),
         "steps": [{"name": name, "seconds": record.seconds} for name, record in records.items()],
+        "configuration": config.to_yaml(),
+        "versions": _versions(),
+        "reproduce": _reproduce(config),
     }
 
 
@@ -48,20 +66,20 @@ def _likelihood(config: config_lib.Adapt, measured: Mapping[str, Any], ngram: Ma
     rows = [{"after": name, **_bits(point)} for name, point in measured.items() if name != places.BASELINE]
     texts = list(rows[0])[1:]
     remarks = []
-    last_pretraining = [one.name for one in config.trainings if config_lib.INSTRUCTIONS not in one.texts][-1:]
-    for name in last_pretraining:
+    if (name := _last_pretraining(config)) is not None:
         first = measured[places.RESIZED]["texts"][config.adapted]["bits_per_character"]
         last = measured[name]["texts"][config.adapted]["bits_per_character"]
         remarks.append(
-            f"From the resized model to the end of `{name}` the bits per character of held-out {config.adapted} fall from {first:.3f} to "
-            f"{last:.3f}, by {100 * (1 - last / first):.1f} %."
+            f"From the resized model to the end of `{name}` the bits per character of held-out {config.adapted} "
+            f"{'fall' if last < first else 'rise'} from {figures_lib.number(first)} to {figures_lib.number(last)}, "
+            f"by {100 * abs(1 - last / first):.1f} %."
         )
         rivals = {
             "the n-gram of characters": ngram["texts"] if ngram else {},
             "the un-extended model": _bits(measured.get(places.BASELINE)),
         }
         compared = [
-            f"{'better' if last < bits[config.adapted] else 'worse'} than {rival} ({bits[config.adapted]:.3f})"
+            f"{'better' if last < bits[config.adapted] else 'worse'} than {rival} ({figures_lib.number(bits[config.adapted])})"
             for rival, bits in rivals.items()
             if config.adapted in bits
         ]
@@ -78,14 +96,19 @@ def _baselines(config: config_lib.Adapt, figures: Mapping[str, Any], measured: M
     rows = []
     if "ngram" in figures:
         name = f"interpolated {evaluation.NGRAM_ORDER}-gram of characters, fitted on all of the adaptation's text"
-        rows.append({"name": name, **figures["ngram"]["texts"]})
+        rows.append({"name": name, "short": f"{evaluation.NGRAM_ORDER}-gram", **figures["ngram"]["texts"]})
     if places.BASELINE in measured:
         last = [one for one in config.trainings if config_lib.INSTRUCTIONS not in one.texts][-1]
         name = "un-extended model, trained on the same text with equal FLOPs"
         if last.stage.trained_rows == "new" and not last.stage.full:
             name += " (all of its rows, as it has no new ones)"
-        rows.append({"name": name, **_bits(measured[places.BASELINE])})
+        rows.append({"name": name, "short": "un-extended model", **_bits(measured[places.BASELINE])})
     return rows
+
+
+def _last_pretraining(config: config_lib.Adapt) -> str | None:
+    """The training that the baselines are compared with: the last one without instructions."""
+    return next((one.name for one in reversed(config.trainings) if config_lib.INSTRUCTIONS not in one.texts), None)
 
 
 def _bits(point: Mapping[str, Any] | None) -> dict[str, float]:
@@ -118,3 +141,27 @@ def _generation(figures: Mapping[str, Any]) -> dict[str, Any]:
 def _stages(config: config_lib.Adapt, figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     names = [one.name for one in config.all_trainings] + [places.BASELINE] * (places.BASELINE in figures)
     return [{"name": name, **figures[name]} for name in names]
+
+
+def _versions() -> dict[str, str]:
+    """The software that writes the report, and what it computes on."""
+    found = {"zhllama-jax": zhllama_jax.__version__, "Python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # transformers is an extra
+    found["system"] = f"{platform.system()} {platform.machine()}"
+    found["devices"] = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+    return found
+
+
+def _reproduce(config: config_lib.Adapt) -> str:
+    """The commands that go on with this run, or do it again elsewhere."""
+    settings, again = Path(config.output) / CONFIG, f"{config.output.rstrip('/')}-again"
+    command = f"zhllama adapt --config {shlex.quote(str(settings))}"
+    return (
+        f"All settings stand in `{settings}`; paths in it are relative to the folder in which the run was started. The first command goes "
+        "on with this run and does only what is missing or has changed, the second does all of it again.\n\n"
+        f"```\n{command}\n{command} --output {shlex.quote(again)}\n```"
+    )

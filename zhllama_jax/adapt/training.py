@@ -113,6 +113,7 @@ def _run(
     shape = llama_hf.load_config(result["model"])
     output, directory = Path(config.output), Path(result["model"])
     lines = log.read(folder)
+    table = stages.table(training.stage, shape, training.lora)
     first = next(iter(training.texts))
     losses = [(line["step"], line["loss"]) for line in lines if line["kind"] == "train"]
     return {
@@ -120,7 +121,8 @@ def _run(
         "model": directory.relative_to(output).as_posix() if directory.is_relative_to(output) else None,
         "adapters": [Path(path).relative_to(output).as_posix() for path in result["adapters"]],
         "flops": _flops_per_token(config, training, shape) * result["tokens"],
-        "table": str(stages.table(training.stage, shape, training.lora)),
+        "table": str(table),
+        "rules": [row._asdict() for row in table.rows],
         "losses": losses,
         "validation": [(line["step"], line[first]["loss"]) for line in lines if line["kind"] == "validation" and first in line],
         "loss_first": losses[0][1],

@@ -17,3 +17,4 @@ def run(pipeline: adapt_config.Adapt, /) -> None:
     allocator.keep_freed_memory()
     report = pipeline_lib.run(pipeline, say=terminal.say)
     terminal.result(str(report))
+    terminal.say(f"open {report.with_name(pipeline_lib.PAGE)} in a browser; the same as text: {report}")

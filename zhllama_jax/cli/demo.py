@@ -19,4 +19,4 @@ def run(*, output: Path = Path("runs/demo"), seed: int = 0) -> None:
     allocator.keep_freed_memory()
     report = pipeline.run(demonstration.prepare(output, seed=seed), say=terminal.say)
     terminal.result(report.read_text(encoding="utf-8"), end="")
-    terminal.say(f"report: {report}")
+    terminal.say(f"open {report.with_name(pipeline.PAGE)} in a browser; the same as text: {report}")

@@ -23,7 +23,7 @@ def run(
       base: the tokenizer before: a .model file, or a model directory.
       merged: the tokenizer after.
       text: .txt or .jsonl files, each as FILE or NAME=FILE.
-      output: folder for report.json, report.md and compression.png.
+      output: folder for report.html (for a browser), report.md, report.json and compression.png.
       size: named size of the model whose costs are counted.
       model: directory of that model, instead of a size.
       training_tokens: tokens that the new rows are trained on; 20 for each new parameter by default.
@@ -32,6 +32,7 @@ def run(
     """
     from zhllama_jax import files
     from zhllama_jax.convert import llama_hf
+    from zhllama_jax.eval import tokenizer_html
     from zhllama_jax.model import config as model_config
     from zhllama_jax.tokenizer import analyse, draw, processor
 
@@ -56,5 +57,6 @@ def run(
     if output is not None:
         files.write_json(output / "report.json", report)
         files.atomic_write(output / "report.md", page)
+        files.atomic_write(output / "report.html", tokenizer_html.page(report))
         draw.picture(report, output / "compression.png")
     terminal.result(page, end="")

@@ -240,7 +240,9 @@ def _wrong(exam: Tree) -> markup.Html:
     ]
     caption = "Answers that were not exact"
     table = markup.table(("instruction", "right", "given"), rows, caption=caption, text_columns=3)
-    return markup.details(f"{len(wrong)} wrong answers after {exam['after']}", table)
+    all_of_them = exam["total"] - exam["right"]
+    shown = f"{len(wrong)} of the" if len(wrong) < all_of_them else "The"
+    return markup.details(f"{shown} {figures.number(all_of_them)} wrong answers after {exam['after']}", table)
 
 
 def _meter(share: float | None) -> markup.Html:
