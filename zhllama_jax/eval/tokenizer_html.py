@@ -31,7 +31,9 @@ def _tiles(report: Tree) -> list[document.Tile]:
     made = []
     for name, text in report["texts"].items():
         before, after = (text[which]["tokens"] for which in ("base", "merged"))
-        detail = f"{figures.number(before)} → {figures.number(after)}, {figures.number(text['context_gain'])} times fewer"
+        detail = f"{figures.number(before)} → {figures.number(after)}"
+        if before != after:
+            detail += f", {figures.number(text['context_gain'])} times fewer"
         made.append(document.Tile(figures.percent(1 - after / before), f"of the tokens of {name} saved", detail))
     return made
 
@@ -46,7 +48,7 @@ def _compression(report: Tree) -> document.Section:
         gains = [f"× {figures.number(text[key])}" for key in ("context_gain", "speed_gain")]
         rows.append([name, *bytes_, *fallback, *gains])
     head = ("text", "tokens per byte before", "after", "single bytes before", "after", "context", "speed")
-    table = markup.table(head, rows, caption="Bytes, and what the compression is worth: longer contexts, faster generation")
+    table = markup.table(head, rows, caption="What the compression is worth")
     return document.Section("compression", "Compression", markup.join([report_html.compression(texts), table]))
 
 
