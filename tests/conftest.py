@@ -14,9 +14,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.reference import fake_hub
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -89,3 +92,26 @@ def chinese_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("chinese") / "zh.model"
     path.write_bytes(train_pieces(CHINESE * 4, vocab_size=360, model_type="unigram"))
     return path
+
+
+@pytest.fixture
+def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_hub.Hub]:
+    """A hub on this machine, which huggingface_hub takes for the real one, and an empty cache at `tmp_path / "cache"`."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    file_download = pytest.importorskip("huggingface_hub.file_download")
+
+    served = fake_hub.Hub()
+    settings = {
+        "ENDPOINT": served.endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": served.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_TOKEN_PATH": str(tmp_path / "token"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(file_download, name, value, raising=False)  # where older versions have copies
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield served
+    served.close()

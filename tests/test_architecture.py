@@ -23,6 +23,7 @@ LAYERS = {
     "files": 0,
     "lines": 0,
     "templates": 0,
+    "hub": 0,
     "tokenizer": 1,
     "model": 1,
     "lora": 1,
@@ -40,7 +41,7 @@ LAYERS = {
     "cli": 6,
     "__main__": 7,
 }
-GROUND_ORDER = ["arrays", "tree", "files", "lines", "templates"]
+GROUND_ORDER = ["arrays", "tree", "files", "lines", "templates", "hub"]
 
 # Modules that must import without jax, so that text tools start at once and run on machines that have none.
 JAX_FREE_PACKAGES = ("tokenizer", "cli")
@@ -49,6 +50,7 @@ JAX_FREE_MODULES = ("lines", "templates", "data.documents", "data.pack", "data.c
 MAX_LINES = 400
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc", "constants"}
 INSIDE_FUNCTIONS_ONLY = {"torch", "transformers", "peft", "datasets", "lm_eval", "gradio", "fastapi", "uvicorn", "gguf", "tokenizers"}
+INSIDE_FUNCTIONS_ONLY |= {"huggingface_hub"}
 INSIDE_FUNCTIONS_ONLY |= {"wandb"}
 MAY_PRINT = ("cli/", "train/log.py")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from zhllama_jax import hub
 from zhllama_jax.cli import program, ready
 from zhllama_jax.data import chat
 from zhllama_jax.decode import config as decode_config
@@ -103,7 +104,7 @@ def test_a_malformed_row_is_named_with_its_line(base_model: Path, tmp_path: Path
 
 def test_a_missing_model_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["generate", "--model", "nowhere", "--prompt", "x"]) == 1
-    assert capsys.readouterr().err == "zhllama: error: nowhere not found: expected a Hugging Face model directory\n"
+    assert capsys.readouterr().err == f"zhllama: error: nowhere not found: {hub.absent('model')}\n"
 
 
 def test_a_vocabulary_larger_than_the_model_is_one_line(

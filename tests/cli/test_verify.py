@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from zhllama_jax import hub
 from zhllama_jax.cli import program
 from zhllama_jax.convert import verify as convert_verify
 from zhllama_jax.convert import verify as verify_lib
@@ -77,4 +78,4 @@ def test_other_logits_in_transformers_end_with_status_1(
 
 def test_a_missing_directory_is_one_line(base_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(base_model, "--right", "nowhere") == 1
-    assert capsys.readouterr().err == "zhllama: error: nowhere not found: expected a Hugging Face model directory\n"
+    assert capsys.readouterr().err == f"zhllama: error: nowhere not found: {hub.absent('model')}\n"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from zhllama_jax import hub
 from zhllama_jax.data import config as data_config
 from zhllama_jax.train import config as train_config
 from zhllama_jax.train import succession
@@ -117,8 +118,8 @@ class Base:
     """The model to adapt: a directory, or one that the pipeline trains from random weights.
 
     Attributes:
-      model: a Hugging Face directory; excludes the other fields.
-      tokenizer: a SentencePiece BPE model for a new base, or how to train one.
+      model: a Hugging Face directory, or a hub id (owner/name, owner/name@revision); excludes the other fields.
+      tokenizer: a SentencePiece BPE model (a path or a hub id) for a new base, or how to train one.
       init: the new base's shape.
       training: the new base's training; its stage must be `full`.
     """
@@ -147,7 +148,7 @@ class Vocabulary:
     """What is merged into the base's tokenizer, and how the new rows begin.
 
     Attributes:
-      added: SentencePiece models or word lists, or how to train one.
+      added: SentencePiece models (paths or hub ids) or word lists, or how to train one.
       mode: safe, or reference (byte for byte what the original Chinese-LLaMA did).
       script: the script whose pieces safe mode takes.
       pad_token: append the padding piece.
@@ -256,11 +257,11 @@ class Adapt:
         return [*([self.base.training] if self.base.training else []), *self.trainings]
 
     def to_yaml(self) -> str:
-        """The resolved pipeline as a configuration file that `zhllama adapt --config` reads."""
+        """The resolved pipeline as a configuration file that `zhllama adapt --config` reads; models of the hub by their commits."""
         import yaml
 
         # By way of JSON, in which a tuple is a list: YAML would give it a tag of Python's.
-        return yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(self))), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(json.loads(json.dumps(hub.pinned(dataclasses.asdict(self)))), sort_keys=False, allow_unicode=True)
 
     def _check_rows(self) -> None:
         """Refuses rows that could not be built or compared: all have one length."""

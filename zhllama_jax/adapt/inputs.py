@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from zhllama_jax import templates
+from zhllama_jax import hub, templates
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import training
 from zhllama_jax.convert import llama_hf
@@ -39,6 +39,18 @@ def files(config: config_lib.Adapt, names: Iterable[str]) -> list[str]:
 def held_out_files(texts: Mapping[str, data_config.TextData]) -> list[str]:
     """The validation files of all texts: what stands in them is learned from nowhere."""
     return [str(path) for text in texts.values() for path in _expand(text, text.validation_files)]
+
+
+def base_files(config: config_lib.Adapt) -> list[str]:
+    """The given base: its directory, or, where that lies in the hub's cache, the files that are read, since others may join them there."""
+    assert config.base.model is not None, "the pipeline's own base is a step"
+    directory = config.base.model
+    if hub.id_of(directory) is None:
+        return [directory]
+    with llama_hf.open_weights(directory, llama_hf.load_config(directory)) as reader:
+        weights = {reader.file(name).name for name in reader.entries}
+    present = [name for name in (*hub.MODEL_FILES, *sorted(weights)) if os.path.isfile(os.path.join(directory, name))]
+    return [os.path.join(directory, name) for name in present]
 
 
 def check(config: config_lib.Adapt) -> None:
@@ -80,6 +92,8 @@ def _check_base(config: config_lib.Adapt) -> None:
     """The base, or what it will be made from: there, readable, with a context that holds a row and weights that the rules decide."""
     base = config.base
     if base.model is not None:
+        if not os.path.exists(base.model):
+            raise FileNotFoundError(f"{base.model} not found: {hub.absent('model')}")
         shape = llama_hf.load_config(base.model)
         processor.Tokenizer.load(base.model)
     else:
@@ -119,7 +133,7 @@ def _check_batch(one: config_lib.Training) -> None:
 
 def _exists(path: str) -> None:
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} not found: vocabulary.added names it")
+        raise FileNotFoundError(f"{path} not found, which vocabulary.added names: {hub.absent('tokenizer')}")
 
 
 def _expand(source: data_config.TextData | data_config.SftData, paths: Sequence[str]) -> list[Path]:

@@ -166,7 +166,7 @@ def _measuring_steps(config: config_lib.Adapt) -> list[steps.Step]:
 def _base(config: config_lib.Adapt) -> tuple[list[str], list[str]]:
     """(steps, files) that the base is made from."""
     if config.base.model is not None:
-        return [], [config.base.model]
+        return [], inputs.base_files(config)
     assert config.base.training is not None, "Base checks that a new base has its training"
     return [config.base.training.name], []
 
@@ -184,7 +184,8 @@ def _packing(config: config_lib.Adapt, tokenizer: str, name: str) -> steps.Step:
     if tokenizer == places.NEW:
         needs, reads = [places.TOKENIZER], []
     else:
-        needs, reads = ([places.BASE_TOKENIZER], []) if own else ([], [str(places.old_tokenizer(config))])
+        given = _base(config)[1] or [str(places.old_tokenizer(config))]
+        needs, reads = ([places.BASE_TOKENIZER], []) if own else ([], given)
     instructions = name == config_lib.INSTRUCTIONS
     text = config.instructions if instructions else config.texts[name]
     return steps.Step(

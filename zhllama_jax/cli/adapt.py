@@ -1,7 +1,7 @@
 """`zhllama adapt`."""
 
 from zhllama_jax.adapt import config as adapt_config
-from zhllama_jax.cli import allocator, terminal
+from zhllama_jax.cli import allocator, located, terminal
 
 
 def run(pipeline: adapt_config.Adapt, /) -> None:
@@ -15,6 +15,6 @@ def run(pipeline: adapt_config.Adapt, /) -> None:
     from zhllama_jax.adapt import pipeline as pipeline_lib
 
     allocator.keep_freed_memory()
-    report = pipeline_lib.run(pipeline, say=terminal.say)
+    report = pipeline_lib.run(located.pipeline(pipeline), say=terminal.say)
     terminal.result(str(report))
     terminal.say(f"open {report.with_name(pipeline_lib.PAGE)} in a browser; the same as text: {report}")

@@ -1,7 +1,6 @@
 """`zhllama chat`."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zhllama_jax.cli import decoding, ready, terminal
@@ -14,8 +13,8 @@ def run(
     decode: decoding.Decoding,
     /,
     *,
-    model: Path,
-    adapter: list[Path] | None = None,
+    model: str,
+    adapter: list[str] | None = None,
     template: str | None = None,
     memory: bool = True,
     dtype: ready.Dtype = "auto",
@@ -27,8 +26,8 @@ def run(
 
     Args:
       decode: see `Decoding`.
-      model: Hugging Face directory of the model.
-      adapter: adapter directories to put on top, in order.
+      model: Hugging Face directory of the model, or a hub id (owner/name, owner/name@revision).
+      adapter: adapter directories or hub ids, to put on top in order.
       template: what stands around an instruction; by default the one that the model was tuned with.
       memory: whether earlier turns are part of the prompt.
       dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
@@ -42,7 +41,7 @@ def run(
     template = template or loaded.template
     if template == "none":
         raise ValueError(f"{model} was not tuned on instructions: use `zhllama generate`, or say how to ask it with --template alpaca")
-    sampling, generation = decode.resolve(loaded.generation, source=str(model / "generation_config.json"))
+    sampling, generation = decode.resolve(loaded.generation, source=str(loaded.directory / "generation_config.json"))
     history: list[tuple[str, str]] = []
     while (question := _ask()) is not None:
         if question == "/clear":

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-from zhllama_jax.cli import terminal
+from zhllama_jax.cli import located, terminal
 
 
 def run(
     *,
-    input: Path,
+    input: str,
     output: Path,
     to: Literal["hf"] = "hf",
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
@@ -18,7 +18,7 @@ def run(
     """Writes a model directory anew: another dtype, other shards, complete files.
 
     Args:
-      input: Hugging Face directory of the model.
+      input: Hugging Face directory of the model, or a hub id (owner/name, owner/name@revision).
       output: directory to write.
       to: the format to write.
       dtype: of the stored weights; the input's if left out.
@@ -32,14 +32,15 @@ def run(
     if shard_mib < 1:
         raise ValueError(f"shard_mib must be at least 1, got {shard_mib}")
     files.free_directory(output, overwrite=overwrite)
-    checkpoint = llama_hf.load(input, dtype=dtype)
+    directory = located.model(input)
+    checkpoint = llama_hf.load(directory, dtype=dtype)
     for note in checkpoint.notes:
         terminal.say(f"zhllama: note: {note}")
     manifest = llama_hf.save(
         output,
         config=checkpoint.config,
         params=checkpoint.params,
-        tokenizer=processor.Tokenizer.load(input),
+        tokenizer=processor.Tokenizer.load(directory),
         prompt=checkpoint.prompt,
         generation=checkpoint.generation or llama_hf.PAPER_GENERATION,
         history=[*checkpoint.history, {"step": "convert", "dtype": dtype or "as stored"}],

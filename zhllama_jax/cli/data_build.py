@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zhllama_jax.cli import terminal
+from zhllama_jax.cli import located, terminal
 from zhllama_jax.data import config as data_config
 
 COUNTED = ("documents", "examples", "turns", "characters", "tokens", "targets", "rows")
@@ -10,7 +10,7 @@ COUNTED = ("documents", "examples", "turns", "characters", "tokens", "targets", 
 
 def run(
     *,
-    tokenizer: Path,
+    tokenizer: str,
     output: Path,
     text: data_config.TextData | None = None,
     sft: data_config.SftData | None = None,
@@ -21,7 +21,7 @@ def run(
     A training reads it as `data.sources: [{store: DIR}]`. The same inputs and choices again are a look-up.
 
     Args:
-      tokenizer: SentencePiece model, or a directory that holds one; the store serves models of this tokenizer only.
+      tokenizer: SentencePiece model, a directory that holds one, or a hub id (owner/name); the store serves models of this tokenizer only.
       output: directory of the store.
       text: a corpus and how it becomes rows, such as --text.files a.txt b.jsonl --text.length 512 --text.held_out 0.01.
       sft: instruction rows and how they become rows, such as --sft.files rows.json --sft.length 512; excludes text.
@@ -32,7 +32,7 @@ def run(
 
     if (text is None) == (sft is None):
         raise ValueError("say either --text.files FILE … (a corpus) or --sft.files FILE … (instructions)")
-    model = processor.Tokenizer.load(tokenizer)
+    model = processor.Tokenizer.load(located.tokenizer(tokenizer))
     if text is not None:
         built = build.text(text, model, output, overwrite=overwrite)
     else:

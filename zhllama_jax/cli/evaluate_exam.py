@@ -7,9 +7,9 @@ from zhllama_jax.cli import ready, terminal
 
 def run(
     *,
-    model: Path,
+    model: str,
     exam: Path,
-    adapter: list[Path] | None = None,
+    adapter: list[str] | None = None,
     template: str | None = None,
     max_new_tokens: int = 48,
     output: Path | None = None,
@@ -20,9 +20,9 @@ def run(
     Beside it stands what the single most frequent answer would get right.
 
     Args:
-      model: Hugging Face directory of the model.
+      model: Hugging Face directory of the model, or a hub id (owner/name, owner/name@revision).
       exam: .jsonl file of rows with instruction, output and, where there are any, input and task.
-      adapter: adapter directories to put on top, in order.
+      adapter: adapter directories or hub ids, to put on top in order.
       template: what stands around an instruction; by default the one that the model was tuned with.
       max_new_tokens: tokens of an answer.
       output: JSON file for the figures, the first wrong answers among them.
@@ -47,4 +47,4 @@ def run(
     terminal.result(terminal.table([("task", "exact", "questions", "share"), *rows]))
     terminal.result(f"the most frequent answer alone: {found['most_frequent']:.1%}")
     if output:
-        files.write_json(output, {"model": str(model), "exam": str(exam), "template": prompt.template, **found})
+        files.write_json(output, {"model": loaded.name, "exam": str(exam), "template": prompt.template, **found})

@@ -8,9 +8,9 @@ from zhllama_jax.data import config as data_config
 
 def run(
     *,
-    model: Path,
+    model: str,
     text: list[str],
-    adapter: list[Path] | None = None,
+    adapter: list[str] | None = None,
     field: str = "text",
     documents: data_config.Documents = "blank_line",
     length: int | None = None,
@@ -24,9 +24,9 @@ def run(
     Bits per character compare models of different vocabularies; perplexity and bits per token do not.
 
     Args:
-      model: Hugging Face directory of the model.
+      model: Hugging Face directory of the model, or a hub id (owner/name, owner/name@revision).
       text: .txt or .jsonl files, each as FILE or NAME=FILE.
-      adapter: adapter directories to put on top, in order.
+      adapter: adapter directories or hub ids, to put on top in order.
       field: the key of the text in .jsonl rows.
       documents: what a document of a .txt file is: blank_line, line or file.
       length: window in tokens; the model's context by default.
@@ -67,4 +67,4 @@ def run(
         rows.append((name, *counts, *bits, f"{score.perplexity:,.2f}"))
     terminal.result(terminal.table(rows))
     if output:
-        files.write_json(output, {"model": str(model), "texts": figures})
+        files.write_json(output, {"model": loaded.name, "texts": figures})

@@ -15,8 +15,8 @@ def run(
     decode: decoding.Decoding,
     /,
     *,
-    model: Path,
-    adapter: list[Path] | None = None,
+    model: str,
+    adapter: list[str] | None = None,
     prompt: list[str] | None = None,
     prompts: Path | None = None,
     template: str | None = None,
@@ -29,8 +29,8 @@ def run(
 
     Args:
       decode: see `Decoding`.
-      model: Hugging Face directory of the model.
-      adapter: adapter directories to put on top, in order.
+      model: Hugging Face directory of the model, or a hub id (owner/name, owner/name@revision).
+      adapter: adapter directories or hub ids, to put on top in order.
       prompt: texts to answer, one or several.
       prompts: file of prompts: .txt, one a line; .jsonl, under the key prompt, or instruction and input.
       template: what stands around a prompt: alpaca, none (the text as it is) …; by default the one that the model was tuned with.
@@ -45,7 +45,7 @@ def run(
         raise ValueError("nothing to answer: give --prompt TEXT or --prompts FILE")
     loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
     template = template or loaded.template
-    sampling, generation = decode.resolve(loaded.generation, source=str(model / "generation_config.json"))
+    sampling, generation = decode.resolve(loaded.generation, source=str(loaded.directory / "generation_config.json"))
     ids = [chat.render_prompt(loaded.tokenizer, question, template=template, boundary=loaded.boundary) for question in questions]
     what = (loaded.config, loaded.weights, loaded.tokenizer)
     how: dict[str, Any] = {

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
-from zhllama_jax.cli import terminal
+from zhllama_jax.cli import located, terminal
 
 
 def run(
     *,
-    model: Path,
-    adapter: list[Path],
+    model: str,
+    adapter: list[str],
     output: Path,
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     force: bool = False,
@@ -19,8 +19,8 @@ def run(
     """Folds adapters into a model, in order, accumulating in float32, one tensor at a time.
 
     Args:
-      model: Hugging Face directory of the base.
-      adapter: adapter directories, in the order in which they were trained.
+      model: Hugging Face directory of the base, or a hub id (owner/name, owner/name@revision).
+      adapter: adapter directories or hub ids, in the order in which they were trained.
       output: directory to write.
       dtype: of the stored weights; the base's if left out.
       force: fold although base or order are not those of the training.
@@ -31,7 +31,8 @@ def run(
 
     if shard_mib < 1:
         raise ValueError(f"shard_mib must be at least 1, got {shard_mib}")
-    merged = fold.merge(model, adapter, output, dtype=dtype, force=force, shard_bytes=shard_mib << 20, overwrite=overwrite)
+    base, stack = located.model(model), located.adapters(adapter)
+    merged = fold.merge(base, stack, output, dtype=dtype, force=force, shard_bytes=shard_mib << 20, overwrite=overwrite)
     for note in merged.notes:
         terminal.say(f"zhllama: note: {note}")
     terminal.result(f"{output}: {len(adapter)} adapters folded into {model}, fingerprint {merged.manifest['fingerprint'][:16]}")

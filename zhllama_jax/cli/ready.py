@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zhllama_jax import templates
-from zhllama_jax.cli import terminal
+from zhllama_jax import hub, templates
+from zhllama_jax.cli import located, terminal
 
 if TYPE_CHECKING:
     from zhllama_jax.model import config as model_config
@@ -29,6 +29,7 @@ class Ready:
       turns: whether EOS stands behind the answers of earlier turns.
       generation: the directory's `generation_config.json`.
       options: how to compute.
+      directory: where the model was read.
     """
 
     config: "model_config.LlamaConfig"
@@ -39,14 +40,20 @@ class Ready:
     turns: templates.Turns
     generation: dict[str, Any]
     options: "llama.Options"
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        """The model's place for a record: its commit on the hub, or its directory."""
+        return hub.id_of(self.directory) or str(self.directory)
 
 
-def load(model: Path, *, adapters: Sequence[Path] = (), dtype: Dtype = "auto") -> Ready:
+def load(model: str | Path, *, adapters: Sequence[str | Path] = (), dtype: Dtype = "auto") -> Ready:
     """Reads a model directory onto the device; oddities of it are said.
 
     Args:
-      model: the directory.
-      adapters: adapter directories, folded into the weights in this order.
+      model: the directory, or a hub id.
+      adapters: adapter directories or hub ids, folded into the weights in this order.
       dtype: of weights and computation; "auto" is bfloat16 on accelerators and float32 on a CPU, which has no fast bfloat16.
 
     Raises:
@@ -62,10 +69,11 @@ def load(model: Path, *, adapters: Sequence[Path] = (), dtype: Dtype = "auto") -
 
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    config = llama_hf.load_config(model)
-    if not adapters:
-        likelihood.fits(processor.Tokenizer.load(model), config)
-    checkpoint, tokenizer = fold.load(model, adapters, dtype=dtype)
+    directory, stacked = located.model(model), located.adapters(adapters)
+    config = llama_hf.load_config(directory)
+    if not stacked:
+        likelihood.fits(processor.Tokenizer.load(directory), config)
+    checkpoint, tokenizer = fold.load(directory, stacked, dtype=dtype)
     likelihood.fits(tokenizer, checkpoint.config)
     for note in checkpoint.notes:
         terminal.say(f"zhllama: note: {note}")
@@ -78,4 +86,5 @@ def load(model: Path, *, adapters: Sequence[Path] = (), dtype: Dtype = "auto") -
         turns=checkpoint.prompt.turns if checkpoint.prompt else "open",
         generation=checkpoint.generation,
         options=llama.Options(dtype=jax.numpy.dtype(dtype)),
+        directory=directory,
     )

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
-from zhllama_jax.cli import terminal
+from zhllama_jax.cli import located, terminal
 
 
 def run(
     *,
-    model: Path,
-    tokenizer: Path,
+    model: str,
+    tokenizer: str,
     output: Path,
     init: Literal["mean_of_pieces", "mean", "normal"] = "mean_of_pieces",
     seed: int = 0,
@@ -18,8 +18,8 @@ def run(
     """Grows a model's vocabulary to that of a merged tokenizer; old rows stay bit for bit.
 
     Args:
-      model: Hugging Face directory of the model, with its own tokenizer.
-      tokenizer: the merged tokenizer: a .model file, or a directory that holds one.
+      model: Hugging Face directory of the model, with its own tokenizer, or a hub id (owner/name, owner/name@revision).
+      tokenizer: the merged tokenizer: a .model file, a directory that holds one, or a hub id.
       output: directory to write.
       init: where new rows start: mean_of_pieces (the mean of the old pieces that spell the new one), mean (of all rows), normal.
       seed: of the random rows of --init normal.
@@ -28,6 +28,7 @@ def run(
     from zhllama_jax.convert import extend
     from zhllama_jax.tokenizer import processor
 
-    done = extend.run(model, processor.Tokenizer.load(tokenizer), output, init=init, seed=seed, overwrite=overwrite)
+    directory, merged = located.model(model), processor.Tokenizer.load(located.tokenizer(tokenizer))
+    done = extend.run(directory, merged, output, init=init, seed=seed, overwrite=overwrite)
     gone = f", of which {done.unused:,} had no piece and gave way," if done.unused else ""
     terminal.result(f"{output}: {done.before:,} rows{gone} grown to {done.config.vocab_size:,}, new ones by {init}")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from zhllama_jax.adapt import config as adapt_config
-from zhllama_jax.cli import terminal
+from zhllama_jax.cli import located, terminal
 from zhllama_jax.train import config as train_config
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def _of_file(
     from zhllama_jax.tokenizer import processor
 
     if isinstance(experiment, train_config.Experiment):
+        experiment = located.experiment(experiment, weights=False)
         model = experiment.model
         if isinstance(model, str):
             yield "experiment", experiment.choice, experiment.lora, llama_hf.load_config(model)
@@ -73,6 +74,7 @@ def _of_file(
             pieces = processor.Tokenizer.load(model.tokenizer).vocab_size
             yield "experiment", experiment.choice, experiment.lora, model.init.llama(vocab_size=pieces)
         return
+    experiment = located.pipeline(experiment, weights=False)
     base = experiment.base
     if base.training is not None and base.init is not None:
         new = base.tokenizer

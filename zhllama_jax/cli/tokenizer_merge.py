@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
-from zhllama_jax.cli import terminal
+from zhllama_jax.cli import located, terminal
 
 
 def run(
     *,
-    base: Path,
-    added: list[Path],
+    base: str,
+    added: list[str],
     output: Path,
     mode: Literal["safe", "reference"] = "safe",
     script: str = "han",
@@ -21,8 +21,8 @@ def run(
     """Adds pieces to a LLaMA tokenizer; old ids never move.
 
     Args:
-      base: LLaMA's tokenizer, extended before or not: a .model file, or a model directory.
-      added: SentencePiece models, or word lists (.txt, one a line).
+      base: LLaMA's tokenizer, extended before or not: a .model file, a model directory, or a hub id (owner/name).
+      added: SentencePiece models, hub ids that have one, or word lists (.txt, one a line).
       output: .model file to write.
       mode: safe takes pieces of the script only and proves that other text is encoded as before; reference does byte for byte
         what Chinese-LLaMA-Alpaca did, which adapters released for it need.
@@ -35,7 +35,8 @@ def run(
     from zhllama_jax import files
     from zhllama_jax.tokenizer import merge, proto
 
-    files.free_file(output, overwrite=overwrite, inputs=map(proto.file, (base, *added)))
-    merged = merge.merge(base, added, mode=mode, script=script, pad_token=pad_token, proof_strings=proof_strings, seed=seed)
+    first, more = located.tokenizer(base), [located.tokenizer(name) for name in added]
+    files.free_file(output, overwrite=overwrite, inputs=map(proto.file, (first, *more)))
+    merged = merge.merge(first, more, mode=mode, script=script, pad_token=pad_token, proof_strings=proof_strings, seed=seed)
     files.atomic_write(output, merged.serialized)
     terminal.result(f"{output}: {merged.summary()}")

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from zhllama_jax.cli import terminal, texts
+from zhllama_jax.cli import located, terminal, texts
 
 
 def run(
     *,
-    base: Path,
-    merged: Path,
+    base: str,
+    merged: str,
     text: list[str],
     output: Path | None = None,
     size: str = "7b",
-    model: Path | None = None,
+    model: str | None = None,
     training_tokens: int | None = None,
     script: str = "han",
     field: str = "text",
@@ -20,12 +20,12 @@ def run(
     """Shows what a merged vocabulary buys: tokens, reach, unchanged lines, cost and break-even, by text.
 
     Args:
-      base: the tokenizer before: a .model file, or a model directory.
-      merged: the tokenizer after.
+      base: the tokenizer before: a .model file, a model directory, or a hub id (owner/name).
+      merged: the tokenizer after, named likewise.
       text: .txt or .jsonl files, each as FILE or NAME=FILE.
       output: folder for report.html (for a browser), report.md, report.json and compression.png.
       size: named size of the model whose costs are counted.
-      model: directory of that model, instead of a size.
+      model: directory or hub id of that model, instead of a size.
       training_tokens: tokens that the new rows are trained on; 20 for each new parameter by default.
       script: lines without a character of this script should be encoded as before.
       field: the key of the text in .jsonl rows.
@@ -36,7 +36,7 @@ def run(
     from zhllama_jax.model import config as model_config
     from zhllama_jax.tokenizer import analyse, draw, processor
 
-    config = llama_hf.load_config(model) if model else model_config.named(size)
+    config = llama_hf.load_config(located.shape(model)) if model else model_config.named(size)
     shape = analyse.Shape(
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
@@ -45,8 +45,8 @@ def run(
         tie_word_embeddings=config.tie_word_embeddings,
     )
     report = analyse.report(
-        processor.Tokenizer.load(base),
-        processor.Tokenizer.load(merged),
+        processor.Tokenizer.load(located.tokenizer(base)),
+        processor.Tokenizer.load(located.tokenizer(merged)),
         list(texts.named(text).items()),
         script=script,
         shape=shape,

@@ -1,6 +1,6 @@
 """`zhllama train`."""
 
-from zhllama_jax.cli import allocator
+from zhllama_jax.cli import allocator, located
 from zhllama_jax.train import config as train_config
 
 
@@ -15,4 +15,4 @@ def run(experiment: train_config.Experiment, /) -> None:
     from zhllama_jax.train import loop
 
     allocator.keep_freed_memory()
-    loop.run(experiment)
+    loop.run(located.experiment(experiment))

@@ -3,19 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from zhllama_jax.cli import terminal
+from zhllama_jax.cli import located, terminal
 
 SHOWN = 20
 
 
-def run(*, left: Path, right: Path | None = None, logits: bool = True, transformers: bool = False, output: Path | None = None) -> None:
+def run(*, left: str, right: str | None = None, logits: bool = True, transformers: bool = False, output: Path | None = None) -> None:
     """Checks a directory against its manifest, or holds two model directories against each other.
 
     Ends with status 1 if anything differs.
 
     Args:
-      left: a model or adapter directory.
-      right: a second model directory; without one, the files of the first are hashed anew and held against its manifest.
+      left: a model or adapter directory, or a hub id (owner/name, owner/name@revision).
+      right: a second model, named likewise; without one, the files of the first are hashed anew and held against its manifest.
       logits: also compare logits of two models, in float32.
       transformers: also compare the logits of the first with those of the transformers library, up to a thousandth of the largest.
       output: JSON file for the findings.
@@ -23,12 +23,13 @@ def run(*, left: Path, right: Path | None = None, logits: bool = True, transform
     from zhllama_jax import files
 
     found: dict[str, Any] = {}
+    first = located.either(left)
     if right is not None:
-        found["compared"] = _compare(left, right, logits=logits)
+        found["compared"] = _compare(first, located.model(right), logits=logits)
     else:
-        found["manifest"] = _manifest(left)
+        found["manifest"] = _manifest(first)
     if transformers:
-        found["transformers"] = _transformers(left)
+        found["transformers"] = _transformers(first)
     if output is not None:
         files.write_json(output, found)
     if right is not None and not found["compared"]["equal"]:

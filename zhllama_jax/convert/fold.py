@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zhllama_jax import files, tree
+from zhllama_jax import files, hub, tree
 from zhllama_jax.convert import llama_hf, manifest, names, peft, safetensors_io, tokenizer_hf
 from zhllama_jax.lora import merge as lora_merge
 from zhllama_jax.model import config as config_lib
@@ -256,8 +256,8 @@ def _history(
     former: Sequence[Mapping[str, Any]], adapters: Sequence[peft.Adapter], *, base: Path, fingerprint: str | None
 ) -> list[dict[str, Any]]:
     steps = [dict(step) for step in former] + [dict(step) for adapter in adapters for step in adapter.history]
-    folded = [{"name": adapter.directory.name, "digest": adapter.digest} for adapter in adapters]
-    return [*steps, {"step": "merge", "base": base.name, "base_fingerprint": fingerprint, "adapters": folded}]
+    folded = [{"name": hub.id_of(adapter.directory) or adapter.directory.name, "digest": adapter.digest} for adapter in adapters]
+    return [*steps, {"step": "merge", "base": hub.id_of(base) or base.name, "base_fingerprint": fingerprint, "adapters": folded}]
 
 
 def _stored_dtype(reader: safetensors_io.Reader, where: Path) -> str:

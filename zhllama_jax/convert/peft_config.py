@@ -141,15 +141,17 @@ def to_json(
       ranks: rank by path of the module, `layers/self_attn/q_proj`.
       scales: scale in each layer, by path with `/scale`.
       rows: ids of the trained rows by matrix.
-      base: the base's directory or name.
+      base: the base's directory or name; `owner/name@commit` for one of the hub.
     """
+    pinned = re.fullmatch(r"(.+)@([0-9a-f]{40})", base)
+    name, commit = pinned.groups() if pinned else (base, None)
     shape = lora_config or lora_config_lib.LoraConfig(rank=8, alpha=8.0, dropout=0.0)
     all_rows = [name for name, ids in rows.items() if len(ids) == config.vocab_size]
     some_rows = {name: ids.tolist() for name, ids in rows.items() if len(ids) < config.vocab_size}
     contents: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": name,
         "r": shape.rank,
         "lora_alpha": _tidy(shape.alpha),
         "lora_dropout": shape.dropout,
@@ -177,6 +179,7 @@ def to_json(
         elif len(set(found)) > 1:
             where = path.removeprefix("layers/").replace("/", ".")
             alpha_pattern |= {f"layers.{layer}.{where}": _tidy(float(scale) * root) for layer, scale in enumerate(found)}
+    contents |= {"revision": commit} if commit else {}
     contents |= {"rank_pattern": rank_pattern} if rank_pattern else {}
     contents |= {"alpha_pattern": alpha_pattern} if alpha_pattern else {}
     return contents

@@ -9,6 +9,7 @@ import json
 import math
 from typing import Any, Literal
 
+from zhllama_jax import hub
 from zhllama_jax.data import config as data_config
 from zhllama_jax.model import config as model_config
 from zhllama_jax.train import watch
@@ -78,7 +79,7 @@ class NewModel:
     """A model that starts from random weights, as the small base of a demonstration does.
 
     Attributes:
-      tokenizer: a SentencePiece model, or a directory that holds one.
+      tokenizer: a SentencePiece model, a directory that holds one, or a hub id.
       init: the model's shape.
     """
 
@@ -185,11 +186,12 @@ class Experiment:
     runs one after another follows from it. Exactly one of steps, epochs and tokens says how long.
 
     Attributes:
-      model: a Hugging Face directory, or `{tokenizer, init}` for random weights (stage full only).
+      model: a Hugging Face directory, a hub id (owner/name, owner/name@revision), or `{tokenizer, init}` for random weights (stage full
+        only).
       data: sources of rows.
       output: the run's directory: checkpoints, metrics, and at the end `adapter/` or `model/`.
       stage: a preset's name, or a preset with choices overridden.
-      adapters: what former stages learnt on this model, in order.
+      adapters: what former stages learnt on this model, in order: directories or hub ids.
       adapter: what becomes of the last one's LoRA factors: fresh (there are none), continue (go on training them), extend (go
         on, with new factors on the stage's further kernels), fold (add all to the base in memory, begin new ones).
       lora: shape of the adapters.
@@ -321,11 +323,11 @@ class Experiment:
         return share // micro_batch
 
     def to_yaml(self) -> str:
-        """The resolved experiment as a configuration file that `zhllama train --config` reads."""
+        """The resolved experiment as a configuration file that `zhllama train --config` reads; models of the hub by their commits."""
         import yaml
 
         # By way of JSON, in which a tuple is a list: YAML would give it a tag of Python's.
-        return yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(self))), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(json.loads(json.dumps(hub.pinned(dataclasses.asdict(self)))), sort_keys=False, allow_unicode=True)
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the numbers (up to rounding), as JSON values: what a checkpoint must agree with."""

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zhllama_jax import arrays, files, tree
+from zhllama_jax import arrays, files, hub, tree
 from zhllama_jax.convert import fold, llama_hf, manifest, peft
 from zhllama_jax.lora import adapters, merge
 from zhllama_jax.lora import config as lora_config
@@ -234,7 +234,7 @@ def _save_adapter(
         lora=lora,
         rows=rows,
         lora_config=start.lora,
-        base=str(experiment.model),
+        base=hub.id_of(str(experiment.model)) or str(experiment.model),
         base_fingerprint=start.fingerprint,
         requires=[adapter.digest for adapter in start.former],
         tokenizer=start.tokenizer,

@@ -1,0 +1,344 @@
+"""Names: what is a path and what an address, what is fetched, and what each refusal says. The hub is a server of this machine."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.reference import fake_hub
+from zhllama_jax import hub
+
+INDEX = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+MODEL = {
+    "config.json": "{}",
+    "generation_config.json": '{"top_k": 3}',
+    "tokenizer.model": "pieces",
+    "tokenizer_config.json": '{"legacy": true}',
+    "model.safetensors.index.json": json.dumps(INDEX),
+    "model-00001-of-00002.safetensors": "first",
+    "model-00002-of-00002.safetensors": "second",
+    "README.md": "a card",
+    "pytorch_model-00001-of-00001.bin": "the same as a pickle",
+    "consolidated.safetensors": "the same once more",
+    "original/consolidated.00.pth": "and again",
+}
+READ = [name for name in MODEL if name.startswith(("config", "generation", "tokenizer", "model"))]
+
+
+def publish(server: fake_hub.Hub, name: str, files: dict[str, str], **choices: object) -> fake_hub.Repository:
+    repository = fake_hub.Repository({file: text.encode() for file, text in files.items()}, **choices)  # type: ignore[arg-type]
+    server.repositories[name] = repository
+    return repository
+
+
+def resolve(name: str, what: hub.What = "model") -> Path:
+    return hub.resolve(name, what, say=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "meaning"),
+    [
+        ("team/llama-7b", hub.Address("team/llama-7b")),
+        ("team/llama-2.7b_hf@v1.0", hub.Address("team/llama-2.7b_hf", "v1.0")),
+        ("team/llama@refs/pr/3", hub.Address("team/llama", "refs/pr/3")),
+        ("team/llama/tokenizer.model", hub.Address("team/llama", None, "tokenizer.model")),
+        ("team/llama/old/zh.model@abc", hub.Address("team/llama", "abc", "old/zh.model")),
+        *[
+            (path, None)
+            for path in (
+                "llama", "./team/llama", "../llama", "/team/llama", "~/llama", "team/llama/", "runs/stage1/adapter", "team//llama", "",
+                "team/zh.model", "lists/words.txt", "team/config.JSON", "team/llama@", "team/llama@../x", "team/../llama", "te am/llama",
+                "team/a--b", "team\\llama", "团队/模型", "hf://team/llama", "https://huggingface.co/team/llama",
+            )
+        ],
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_path_is_no_address(name: str, meaning: hub.Address | None) -> None:
+    assert hub.address(name) == meaning
+
+
+def test_what_is_here_wins(hub_server: fake_hub.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(hub_server, "team/llama", MODEL)
+    (tmp_path / "team" / "llama").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert resolve("team/llama") == Path("team/llama")
+    assert hub_server.requests == []
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./team/llama", "runs/stage1/adapter", "team/llama/tokenizer.model"])
+def test_a_path_is_never_asked_for(name: str, hub_server: fake_hub.Hub) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        resolve(name)
+    assert str(caught.value) == f"{name} not found: no such folder here, and no hub id (owner/name, or owner/name@revision)"
+    assert hub_server.requests == []
+
+
+def test_only_what_is_read_is_fetched_and_only_once(hub_server: fake_hub.Hub) -> None:
+    repository = publish(hub_server, "team/llama", MODEL)
+    folder = resolve("team/llama")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(READ)
+    assert all((folder / name).read_text() == MODEL[name] for name in READ)
+    assert hub.id_of(folder) == f"team/llama@{repository.commit}"
+    assert sorted(hub_server.fetched()) == sorted(f"team/llama/{name}" for name in READ)
+    assert resolve("team/llama") == folder
+    assert resolve(f"team/llama@{repository.commit}") == folder
+    assert len(hub_server.fetched()) == len(READ)
+    assert all("zhllama-jax/" in agent for _, path, agent in hub_server.requests if "team/llama" in path)
+
+
+def test_weights_come_after_a_look_at_the_rest(hub_server: fake_hub.Hub) -> None:
+    publish(hub_server, "team/llama", MODEL)
+
+    def refuse(folder: Path) -> None:
+        assert (folder / "config.json").is_file()
+        raise ValueError("another kind of model")
+
+    with pytest.raises(ValueError, match="another kind"):
+        hub.resolve("team/llama", "model", say=lambda line: None, look=refuse)
+    assert not [file for file in hub_server.fetched() if file.endswith(".safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "found", "fetched"),
+    [
+        ("shape", "team/llama", ".", ["config.json"]),
+        ("tokenizer", "team/llama", "tokenizer.model", ["tokenizer.model"]),
+        ("tokenizer", "team/llama/old/zh.model", "old/zh.model", ["old/zh.model"]),
+        ("adapter", "team/lora", ".", ["adapter_config.json", "adapter_model.safetensors", "tokenizer.model"]),
+        ("either", "team/lora", ".", ["adapter_config.json", "adapter_model.safetensors", "tokenizer.model"]),
+        ("model", "team/ours", ".", ["config.json", "model.safetensors", "zhllama.json", "README.md"]),
+    ],
+)
+def test_what_is_fetched_follows_from_what_is_wanted(
+    what: hub.What, name: str, found: str, fetched: list[str], hub_server: fake_hub.Hub
+) -> None:
+    """Of a directory of ours everything that its manifest lists, so that it can be verified."""
+    publish(hub_server, "team/llama", {**MODEL, "old/zh.model": "former pieces"})
+    adapter = {"adapter_config.json": "{}", "adapter_model.safetensors": "factors", "adapter_model.bin": "", "tokenizer.model": "pieces"}
+    publish(hub_server, "team/lora", adapter)
+    listed = {"files": {"config.json": {}, "README.md": {}, "model.safetensors": {}, "gone.txt": {}}}
+    ours = {"config.json": "{}", "README.md": "a card", "model.safetensors": "weights", "zhllama.json": json.dumps(listed), "notes.txt": ""}
+    publish(hub_server, "team/ours", ours)
+    path = resolve(name, what)
+    repository = "/".join(name.split("/")[:2])
+    assert hub.id_of(path) == f"{repository}{'' if found == '.' else '/' + found}@{hub_server.repositories[repository].commit}"
+    assert sorted(hub_server.fetched()) == sorted(f"{repository}/{file}" for file in fetched)
+    assert resolve(str(hub.id_of(path)), what) == path
+
+
+def test_a_revision_names_its_own_files(hub_server: fake_hub.Hub) -> None:
+    publish(hub_server, "team/llama", MODEL, tags=("v1", "refs/pr/3"))
+    assert resolve("team/llama@v1") == resolve("team/llama") == resolve("team/llama@refs/pr/3")
+    before = resolve("team/llama")
+    publish(hub_server, "team/llama", {**MODEL, "config.json": '{"vocab_size": 2}'})
+    assert resolve("team/llama") != before
+    assert (before / "config.json").read_text() == "{}"
+
+
+def says(server: fake_hub.Hub, message: str) -> str:
+    return message.replace("{hub}", server.endpoint)
+
+
+@pytest.mark.parametrize(
+    ("token", "name", "message"),
+    [
+        (
+            None,
+            "team/gated",
+            "team/gated is gated: accept its licence at {hub}/team/gated, make a token at {hub}/settings/tokens and set it as",
+        ),
+        ("hf_known", "team/gated", "may not read it: accept its licence at {hub}/team/gated with the token's account"),
+        (None, "team/private", "no such folder, and {hub} has no model of this name that is public; if it is private, set HF_TOKEN"),
+        (None, "team/unknown", "no such folder, and {hub} has no model of this name that is public; if it is private, set HF_TOKEN"),
+        ("hf_known", "team/unknown", "no such folder, and {hub} has no model of this name that your token may see"),
+        (
+            "hf_invented",
+            "team/gated",
+            "{hub} does not let your token (HF_TOKEN, or the one of `hf auth login`) read team/gated: make a new one at",
+        ),
+        (None, "team/llama@v9", "team/llama has no revision 'v9': {hub}/team/llama/commits lists its branches and commits"),
+    ],
+)
+def test_a_refusal_says_what_to_do(
+    token: str | None, name: str, message: str, hub_server: fake_hub.Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(hub_server, "team/llama", MODEL)
+    publish(hub_server, "team/gated", MODEL, gated=True)
+    publish(hub_server, "team/private", MODEL, private=True)
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(OSError) as caught:
+        resolve(name)
+    assert says(hub_server, message) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_token_opens_what_is_gated_and_private(hub_server: fake_hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(hub_server, "team/gated", MODEL, gated=True)
+    publish(hub_server, "team/private", MODEL, private=True)
+    monkeypatch.setenv("HF_TOKEN", "hf_granted")
+    assert resolve("team/gated").is_dir()
+    assert resolve("team/private").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("what", "files", "message"),
+    [
+        (
+            "model",
+            {"config.json": "{}", "pytorch_model.bin": ""},
+            "holds PyTorch files (pytorch_model.bin …); weights are read from safetensors",
+        ),
+        ("model", {"config.json": "{}"}, "team/x holds no weights: expected model.safetensors, or shards and"),
+        ("model", {**MODEL, "model-00002-of-00002.safetensors": None}, "model-00002-of-00002.safetensors named by"),
+        ("model", {"README.md": ""}, "team/x has no config.json, so it is no model that this program reads"),
+        ("shape", {"README.md": ""}, "team/x has no config.json, so it is no model that this program reads"),
+        (
+            "model",
+            {"adapter_config.json": '{"base_model_name_or_path": "team/base"}', "adapter_model.safetensors": ""},
+            "team/x is an adapter, not a model: give its base model, which it says is team/base, and this one as an adapter",
+        ),
+        ("adapter", {"adapter_config.json": "{}", "adapter_model.bin": ""}, "holds PyTorch files (adapter_model.bin …)"),
+        ("adapter", MODEL, "team/x has no adapter_config.json, so it is no adapter that this program reads"),
+        ("tokenizer", {"tokenizer.json": "{}"}, "team/x has a tokenizer.json but no tokenizer.model"),
+        ("tokenizer", {"config.json": "{}"}, "team/x has no tokenizer.model, so it is no tokenizer that this program reads"),
+    ],
+)
+def test_what_is_not_there_is_named(what: hub.What, files: dict[str, str | None], message: str, hub_server: fake_hub.Hub) -> None:
+    publish(hub_server, "team/x", {name: text for name, text in files.items() if text is not None})
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        resolve("team/x", what)
+    assert message in str(caught.value)
+    assert not [file for file in hub_server.fetched() if file.endswith((".safetensors", ".bin"))]
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Sets HF_HUB_OFFLINE, as far as a library that has read it already can be told."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    return lambda: monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.parametrize("how", ["offline", "gone", "broken"])
+def test_the_cache_serves_by_name_without_the_hub(how: str, hub_server: fake_hub.Hub, offline: Callable[[], None]) -> None:
+    publish(hub_server, "team/llama", MODEL, tags=("v1",))
+    folder = resolve("team/llama")
+    resolve("team/llama@v1")
+    cut_off(how, hub_server, offline)
+    count = len(hub_server.requests)
+    assert resolve("team/llama") == resolve("team/llama@v1") == resolve(f"team/llama@{folder.name}") == folder
+    assert resolve("team/llama", "tokenizer") == folder / "tokenizer.model"
+    assert how == "broken" or len(hub_server.requests) == count
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("offline", "and HF_HUB_OFFLINE is set: unset it to fetch the model"),
+        ("gone", "and {hub} does not answer ("),
+        ("broken", "and {hub} does not answer ("),
+    ],
+)
+def test_without_hub_and_cache_one_sentence_says_both(
+    how: str, message: str, hub_server: fake_hub.Hub, offline: Callable[[], None], tmp_path: Path
+) -> None:
+    publish(hub_server, "team/llama", MODEL)
+    cut_off(how, hub_server, offline)
+    with pytest.raises(OSError) as caught:
+        resolve("team/llama")
+    begin = f"team/llama is neither a folder here nor in the hub's cache {tmp_path / 'cache'}, "
+    assert str(caught.value).startswith(begin)
+    assert says(hub_server, message) in str(caught.value)
+
+
+@pytest.mark.parametrize("lost", ["model-00002-of-00002.safetensors", "config.json", "model.safetensors.index.json"])
+def test_a_half_filled_cache_is_not_taken_for_a_model(lost: str, hub_server: fake_hub.Hub, offline: Callable[[], None]) -> None:
+    publish(hub_server, "team/llama", MODEL)
+    folder = resolve("team/llama")
+    (folder / lost).unlink()
+    cut_off("offline", hub_server, offline)
+    with pytest.raises(OSError, match=r"the hub's cache lacks .* of commit .*, and HF_HUB_OFFLINE is set: fetch the rest once"):
+        resolve("team/llama")
+
+
+def cut_off(how: str, server: fake_hub.Hub, offline: Callable[[], None]) -> None:
+    if how == "offline":
+        offline()
+    elif how == "gone":
+        server.close()
+    else:
+        server.broken = True
+
+
+def test_large_downloads_are_told_and_small_ones_are_not(
+    hub_server: fake_hub.Hub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing else comes to standard error or standard output, where that is no terminal."""
+    publish(hub_server, "team/llama", MODEL)
+    publish(hub_server, "team/large", {"config.json": "{}", "model.safetensors": "0" * 2_400_000})
+    monkeypatch.setattr(hub, "TOLD_BYTES", 1_000_000)
+    said: list[str] = []
+    hub.resolve("team/llama", "model", say=said.append)
+    assert said == []
+    hub.resolve("team/large", "model", say=said.append)
+    begun, file, done = said
+    assert begun.startswith("fetching team/large (commit ")
+    assert f", 2 MB) from {hub_server.endpoint} to " in begun
+    assert (file, done) == ("file 1 of 1: model.safetensors, 2 MB", "fetched team/large")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match=r"^team/llama is not here, and .* needs .*: pip install huggingface_hub \(the extra `hub`\)$"):
+        resolve("team/llama")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (f"/c/hub/models--team--llama-7b/snapshots/{'a1' * 20}", f"team/llama-7b@{'a1' * 20}"),
+        (f"models--team--x/snapshots/{'0' * 40}/old/zh.model", f"team/x/old/zh.model@{'0' * 40}"),
+        ("/c/models--team--x/snapshots/main", None),
+        ("team/llama", None),
+    ],
+)
+def test_a_path_in_the_cache_bears_its_commit(path: str, name: str | None) -> None:
+    assert hub.id_of(path) == name
+    assert hub.pinned({"model": path, "adapters": (path, "other"), "seed": 3}) == {
+        "model": name or path,
+        "adapters": [name or path, "other"],
+        "seed": 3,
+    }
+
+
+PROGRAM = (
+    "import sys; from pathlib import Path; from zhllama_jax import hub; print(hub.resolve(sys.argv[1], 'tokenizer', say=print).read_text())"
+)
+
+
+def test_the_environment_is_respected(hub_server: fake_hub.Hub, tmp_path: Path) -> None:
+    """HF_ENDPOINT, HF_TOKEN and HF_HOME say where, who and whereto; HF_HUB_OFFLINE that nothing is asked."""
+    publish(hub_server, "team/gated", MODEL, gated=True)
+    base = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    home = {**base, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub_server.endpoint}
+
+    def run(**settings: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-c", PROGRAM, "team/gated"]
+        return subprocess.run(words, env={**home, **settings}, capture_output=True, text=True, timeout=120, check=False)
+
+    assert "PermissionError: team/gated is gated: accept its licence" in run().stderr
+    assert run(HF_TOKEN="hf_granted").stdout == "pieces\n"
+    assert (tmp_path / "home" / "hub" / "models--team--gated").is_dir()
+    count = len(hub_server.requests)
+    assert run(HF_HUB_OFFLINE="1").stdout == "pieces\n"
+    assert len(hub_server.requests) == count
+    hub_server.close()
+    assert run().stdout == "pieces\n"
+    shutil.rmtree(tmp_path / "home")
+    assert "HF_HUB_OFFLINE is set" in run(HF_HUB_OFFLINE="1").stderr

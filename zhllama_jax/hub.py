@@ -1,0 +1,373 @@
+"""Models by name: a path on this machine, or a model of the Hugging Face hub, fetched into the hub's cache.
+
+    owner/name                      a model or adapter, at the newest commit of its main branch
+    owner/name@revision             the same at a branch, a tag or a commit
+    owner/name/folder/file.model    one tokenizer file of it, also with @revision behind
+
+What exists here always wins, and what looks like a path is never asked for over the network. The library huggingface_hub does the
+talking, so its settings hold: HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME. Only what this program reads is fetched, the weights
+last. What is returned is a path, and all below works on paths; a path in the cache bears the commit, so `id_of` can say where it came from.
+"""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import zhllama_jax
+from zhllama_jax import files
+
+What = Literal["model", "adapter", "either", "shape", "tokenizer"]
+"""What a name should stand for: a model, an adapter, any of the two, a model of which only the shape is read, or a tokenizer."""
+
+Say = Callable[[str], None]
+
+CONFIG, ADAPTER_CONFIG, MANIFEST = "config.json", "adapter_config.json", "zhllama.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TOKENIZER = "tokenizer.model"
+TOKENIZER_FILES = (TOKENIZER, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+MODEL_FILES = (CONFIG, "generation_config.json", INDEX, MANIFEST, *TOKENIZER_FILES)
+ADAPTER_FILES = (ADAPTER_CONFIG, MANIFEST, *TOKENIZER_FILES)
+
+MISSING = "needs the library huggingface_hub: pip install huggingface_hub (the extra `hub`)"
+
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*")
+_SUFFIXES = (".model", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".safetensors", ".bin", ".pt", ".pth", ".gguf")
+_CACHED = re.compile(r"(?:.*/)?models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})(/.+)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+TOLD_BYTES = 50_000_000
+"""Downloads from this size on are spoken of."""
+
+
+class Address(NamedTuple):
+    """A place on the hub.
+
+    Attributes:
+      repository: owner/name.
+      revision: a branch, a tag or a commit; None for the main branch.
+      file: of the repository; None for the whole.
+    """
+
+    repository: str
+    revision: str | None = None
+    file: str | None = None
+
+
+class _Published(NamedTuple):
+    """What stands under an address.
+
+    Attributes:
+      name: as the user wrote it.
+      address: what that means.
+      commit: of the revision.
+      sizes: bytes of each file; where the hub cannot be reached, of those in the cache.
+      unreachable: why only the cache is there; None if the hub answered.
+    """
+
+    name: str
+    address: Address
+    commit: str
+    sizes: dict[str, int]
+    unreachable: str | None
+
+
+def address(name: str) -> Address | None:
+    """What a name means on the hub; None if it looks like a path.
+
+    A path starts with '.', '/' or '~', has no '/' or more than one, or ends like a file. A `.model` file below owner/name is the exception.
+    """
+    place, at, revision = name.partition("@")
+    parts = place.split("/")
+    if len(parts) < 2 or not all(_PART.fullmatch(part) for part in parts) or ".." in name or "--" in "/".join(parts[:2]):
+        return None
+    if at and not _REVISION.fullmatch(revision):
+        return None
+    if len(parts) == 2 and not place.lower().endswith(_SUFFIXES):
+        return Address(place, revision or None)
+    if len(parts) > 2 and place.endswith(".model"):
+        return Address("/".join(parts[:2]), revision or None, "/".join(parts[2:]))
+    return None
+
+
+def id_of(path: str | Path) -> str | None:
+    """`owner/name@commit` of a folder in the hub's cache (`owner/name/file@commit` of a file); None for any other path."""
+    found = _CACHED.fullmatch(str(path))
+    return f"{found[1]}/{found[2]}{found[4] or ''}@{found[3]}" if found else None
+
+
+def pinned(value: Any) -> Any:
+    """A value of JSON with every path in the hub's cache replaced by its `id_of`, which finds the same commit anywhere."""
+    if isinstance(value, dict):
+        return {key: pinned(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [pinned(item) for item in value]
+    return (id_of(value) or value) if isinstance(value, str) else value
+
+
+def absent(what: What) -> str:
+    """The end of a sentence about a name that is neither a path of this machine nor an address of the hub."""
+    here = "file or folder" if what == "tokenizer" else "folder"
+    return f"no such {here} here, and no hub id (owner/name, or owner/name@revision)"
+
+
+def resolve(name: str | Path, what: What, *, say: Say, look: Callable[[Path], object] | None = None) -> Path:
+    """The folder (or tokenizer file) that a name stands for, fetched from the hub if it is not here.
+
+    Args:
+      name: see the module.
+      what: what it should stand for; says which files are read.
+      say: takes a line about what is fetched.
+      look: called with the folder of a model of the hub before its weights are fetched, so that it can refuse it early.
+
+    Raises:
+      FileNotFoundError: nothing of that name is here, and it is no address, or the hub does not know it or its revision.
+      PermissionError: the hub does not let this user read it; the sentence says what to do.
+      OSError: the hub cannot be reached and the cache does not have it.
+      ValueError: the library is missing, or the weights are no safetensors.
+    """
+    name = str(name)
+    if os.path.exists(name):
+        return Path(name)
+    found = address(name)
+    if found is None or (found.file is not None and what != "tokenizer"):
+        raise FileNotFoundError(f"{name} not found: {absent(what)}")
+    api = _api(name)
+    published = _published(api, name, found)
+    if what == "either":
+        what = "adapter" if ADAPTER_CONFIG in published.sizes and CONFIG not in published.sizes else "model"
+    _require(api, published, what)
+    if what == "tokenizer":
+        file = found.file or TOKENIZER
+        return _download(api, published, [file], say=say) / file
+    if what == "shape":
+        return _download(api, published, [CONFIG], say=say)
+    small = [file for file in (ADAPTER_FILES if what == "adapter" else MODEL_FILES) if file in published.sizes]
+    folder = _download(api, published, small, say=say)
+    if look is not None and what == "model":
+        look(folder)
+    weights = [ADAPTER_WEIGHTS] if what == "adapter" else _weights(published, folder)
+    return _download(api, published, [*weights, *_listed(published, folder)], say=say)
+
+
+def _api(name: str) -> Any:
+    """The library's client, under our name.
+
+    Raises:
+      ValueError: the library is not installed.
+    """
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ValueError(f"{name} is not here, and looking for it on the Hugging Face hub {MISSING}") from None
+    return huggingface_hub.HfApi(library_name="zhllama-jax", library_version=zhllama_jax.__version__)
+
+
+def _published(api: Any, name: str, found: Address) -> _Published:
+    """Asks the hub what stands under an address, and the cache where the hub gives no answer."""
+    from huggingface_hub import constants
+
+    try:
+        info = api.model_info(found.repository, revision=found.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:  # each version of the library lets other errors of its HTTP client through
+        if (refusal := _refusal(error, name, found)) is not None:
+            raise refusal from error
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer ({_brief(error)})"
+    else:
+        return _Published(name, found, info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()}, None)
+    folder = _cached(found)
+    if folder is None:
+        remedy = "unset it to fetch the model" if constants.HF_HUB_OFFLINE else "check network, HF_ENDPOINT and proxy, or name a folder"
+        raise OSError(f"{name} is neither a folder here nor in the hub's cache {constants.HF_HUB_CACHE}, and {why}: {remedy}")
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    return _Published(name, found, folder.name, sizes, why)
+
+
+def _cached(found: Address) -> Path | None:
+    """The folder of an address in the cache; None if none of the files that matter is there."""
+    import huggingface_hub
+
+    for file in (found.file, CONFIG, ADAPTER_CONFIG, TOKENIZER):
+        path = huggingface_hub.try_to_load_from_cache(found.repository, file, revision=found.revision) if file else None
+        if isinstance(path, str):
+            return _folder(path, file or "")
+    return None
+
+
+def _folder(path: str, file: str) -> Path:
+    """The snapshot's folder, from the path of a file in it."""
+    return Path(path).parents[file.count("/")]
+
+
+def _refusal(error: Exception, name: str, found: Address) -> OSError | None:
+    """What the hub's answer means for the user; None if there was no answer, or one that says nothing about this model."""
+    from huggingface_hub import constants, errors, get_token
+
+    page, tokens = f"{constants.ENDPOINT}/{found.repository}", f"{constants.ENDPOINT}/settings/tokens"
+    token = "your token (HF_TOKEN, or the one of `hf auth login`)"
+    if isinstance(error, errors.GatedRepoError):
+        if not get_token():
+            return PermissionError(f"{name} is gated: accept its licence at {page}, make a token at {tokens} and set it as HF_TOKEN")
+        return PermissionError(
+            f"{name} is gated, and {token} may not read it: accept its licence at {page} with the token's account and wait until access "
+            "is granted; a fine-grained token needs the right to read gated repositories"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return FileNotFoundError(f"{found.repository} has no revision {found.revision!r}: {page}/commits lists its branches and commits")
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) and error.response is not None else None
+    if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not get_token()):
+        private = "that your token may see" if get_token() else "that is public; if it is private, set HF_TOKEN"
+        return FileNotFoundError(f"{name} not found: no such folder, and {constants.ENDPOINT} has no model of this name {private}")
+    if status in (401, 403):
+        return PermissionError(f"{constants.ENDPOINT} does not let {token} read {name}: make a new one at {tokens}")
+    return None
+
+
+def _require(api: Any, published: _Published, what: What) -> None:
+    """Refuses a repository without the file that makes it what it should be."""
+    name, present = published.name, published.sizes
+    key = {"adapter": ADAPTER_CONFIG, "tokenizer": published.address.file or TOKENIZER}.get(what, CONFIG)
+    if published.unreachable and key not in present:
+        raise _incomplete(published, [key])
+    if key in present and (what != "adapter" or ADAPTER_WEIGHTS in present or published.unreachable):
+        return
+    if what == "tokenizer" and "tokenizer.json" in present and published.address.file is None:
+        raise ValueError(
+            f"{name} has a tokenizer.json but no {TOKENIZER}: LLaMA with a SentencePiece tokenizer is the scope of this program, other "
+            "tokenizers are not supported"
+        )
+    if what in ("model", "shape") and ADAPTER_CONFIG in present:
+        folder = _download(api, published, [ADAPTER_CONFIG], say=lambda line: None)
+        contents = files.read_json(folder / ADAPTER_CONFIG, what="an adapter's configuration")
+        base = contents.get("base_model_name_or_path") if isinstance(contents, dict) else None
+        named = f", which it says is {base}," if isinstance(base, str) else ","
+        raise ValueError(f"{name} is an adapter, not a model: give its base model{named} and this one as an adapter")
+    if what == "adapter" and key in present:
+        raise _no_safetensors(published, ADAPTER_WEIGHTS)
+    kind = "model" if what == "shape" else what
+    raise FileNotFoundError(f"{name} has no {key}, so it is no {kind} that this program reads")
+
+
+def _weights(published: _Published, folder: Path) -> list[str]:
+    """The files of a model's weights: what its index names, or the single one."""
+    if INDEX not in published.sizes:
+        if SINGLE in published.sizes:
+            return [SINGLE]
+        raise _incomplete(published, [SINGLE]) if published.unreachable else _no_safetensors(published, f"{SINGLE}, or shards and {INDEX}")
+    index = files.read_json(folder / INDEX, what="an index of safetensors shards")
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    shards = weight_map.values() if isinstance(weight_map, dict) else ()  # what is wrong with it is said by its reader
+    named = sorted({shard for shard in shards if isinstance(shard, str)})
+    absent = [shard for shard in named if shard not in published.sizes]
+    if absent and published.unreachable:
+        raise _incomplete(published, absent)
+    if absent:
+        raise FileNotFoundError(f"{published.name}: {', '.join(absent[:8])} named by {INDEX} not there: the upload is incomplete")
+    return named
+
+
+def _no_safetensors(published: _Published, expected: str) -> ValueError:
+    pickles = sorted(file for file in published.sizes if file.endswith((".bin", ".pth", ".pt")))
+    if not pickles:
+        return ValueError(f"{published.name} holds no weights: expected {expected}")
+    return ValueError(
+        f"{published.name} holds PyTorch files ({pickles[0]} …); weights are read from safetensors ({expected}). Look for a revision with "
+        "them, or load and save it once with transformers (save_pretrained)"
+    )
+
+
+def _listed(published: _Published, folder: Path) -> list[str]:
+    """The files of a directory of ours, by its manifest: `verify` holds all of them against it."""
+    if MANIFEST not in published.sizes:
+        return []
+    contents = files.read_json(folder / MANIFEST, what="a manifest")
+    listed = contents.get("files") if isinstance(contents, dict) else None
+    return [name for name in listed if name in published.sizes] if isinstance(listed, dict) else []
+
+
+def _download(api: Any, published: _Published, wanted: Iterable[str], *, say: Say) -> Path:
+    """Fetches what the cache lacks of some files; the folder that then holds all of them."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    repository, commit = published.address.repository, published.commit
+    wanted = list(dict.fromkeys(wanted))
+    kept = {file: try_to_load_from_cache(repository, file, revision=commit) for file in wanted}
+    lacking = [file for file, path in kept.items() if not isinstance(path, str)]
+    if lacking and published.unreachable:
+        raise _incomplete(published, lacking)
+    size = sum(published.sizes[file] for file in lacking)
+    if size > TOLD_BYTES:
+        say(f"fetching {published.name} (commit {commit[:12]}, {_bytes(size)}) from {constants.ENDPOINT} to {constants.HF_HUB_CACHE}")
+    with _bars(size > TOLD_BYTES and sys.stderr.isatty()):
+        for number, file in enumerate(lacking, 1):
+            if published.sizes[file] > TOLD_BYTES:
+                say(f"file {number} of {len(lacking)}: {file}, {_bytes(published.sizes[file])}")
+            kept[file] = _fetch(api, published, file, commit)
+    if size > TOLD_BYTES:
+        say(f"fetched {published.name}")
+    first = wanted[0]
+    _note_revision(api, published, first, str(kept[first]))
+    return _folder(str(kept[first]), first)
+
+
+def _fetch(api: Any, published: _Published, file: str, revision: str) -> str:
+    """One file's path in the cache."""
+    try:
+        return api.hf_hub_download(published.address.repository, file, revision=revision)
+    except Exception as error:  # see `_published`
+        refusal = _refusal(error, published.name, published.address)
+        if refusal is not None:
+            raise refusal from error
+        raise OSError(
+            f"{published.name}: {file} could not be fetched ({_brief(error)}): try again, the files that are there already stay"
+        ) from error
+
+
+def _note_revision(api: Any, published: _Published, file: str, path: str) -> None:
+    """Has the cache know which commit the revision is, so that it finds the model by its name without a network."""
+    import huggingface_hub
+
+    revision = published.address.revision or "main"
+    if published.unreachable or _COMMIT.fullmatch(revision):
+        return
+    if huggingface_hub.try_to_load_from_cache(published.address.repository, file, revision=revision) != path:
+        _fetch(api, published, file, revision)
+
+
+def _incomplete(published: _Published, lacking: Sequence[str]) -> OSError:
+    some = ", ".join(lacking[:4]) + (" …" if len(lacking) > 4 else "")
+    return OSError(
+        f"{published.name}: the hub's cache lacks {some} of commit {published.commit[:12]}, and {published.unreachable}: "
+        "fetch the rest once with a network"
+    )
+
+
+@contextlib.contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """The library's progress bars, which go to standard error, or none."""
+    from huggingface_hub import utils
+
+    if shown or utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
+
+
+def _brief(error: BaseException) -> str:
+    """The cause of an error of the library in a few words."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said[:200]}" if said else type(error).__name__
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
