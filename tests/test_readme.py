@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 HELP = REPOSITORY / "zhllama_jax" / "help"
 PAGES = {"README.md": README, **{path.name: path.read_text(encoding="utf-8") for path in sorted(HELP.glob("*.md"))}}
+BOTH = (README, PAGES["README.zh.md"])
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 
 
@@ -48,7 +50,9 @@ def understand(words: list[str]) -> None:
         return
     missing_file = rest[rest.index("--config") + 1 : rest.index("--config") + 2] if "--config" in rest else []
     if missing_file and not missing_file[0].startswith("configs/"):
-        return  # a file that the reader writes
+        # A file that the reader writes, or a recipe by its name.
+        assert Path(missing_file[0]).suffix or missing_file == ["F"] or (REPOSITORY / "configs" / f"{missing_file[0]}.yaml").is_file()
+        return
     flags.parse(name, program.VERBS[name], [str(REPOSITORY / word) if word.startswith("configs/") else word for word in rest])
 
 
@@ -92,6 +96,73 @@ def test_the_map_names_every_package() -> None:
 def test_relative_links_lead_somewhere() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link and not link.startswith("#")]
     assert not [link for link in links if not (REPOSITORY / link.split("#")[0]).exists()]
+
+
+def test_the_pages_link_to_each_other() -> None:
+    assert "(zhllama_jax/help/README.zh.md)" in README.split("\n## ")[0]
+    for page in HELP.glob("*.md"):
+        links = [link for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")) if "://" not in link]
+        assert not [link for link in links if not (HELP / link).exists()]
+    assert "(../../README.md)" in PAGES["README.zh.md"]
+
+
+def fences(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+
+
+def rows(text: str) -> list[str]:
+    """Lines of the tables outside fenced blocks."""
+    return [line for line in re.sub(r"```.*?```", "", text, flags=re.DOTALL).split("\n") if line.startswith("|")]
+
+
+def numbers(text: str) -> list[str]:
+    return re.findall(r"\d+(?:[.,]\d+)*(?:e-\d+)?", text)
+
+
+def figures(text: str) -> Counter[str]:
+    """Numbers with a point or a comma, in running text, with how often they stand there."""
+    plain = "\n".join(line for line in re.sub(r"```.*?```", "", text, flags=re.DOTALL).split("\n") if not line.startswith("|"))
+    return Counter(re.findall(r"\d+(?:[.,]\d+)+", plain))
+
+
+def test_the_chinese_readme_has_the_same_commands() -> None:
+    ours, theirs = (
+        [[line.split("#")[0].strip() for line in block.split("\n")] for language, block in fences(text) if language] for text in BOTH
+    )
+    assert ours == theirs
+
+
+def test_the_chinese_readme_has_the_same_tables() -> None:
+    """Verbs and modes by name, and every number of a result."""
+    names = [[re.findall(r"^\| (`[^`]+`) \|", row) for row in rows(text)] for text in BOTH]
+    assert names[0] == names[1]
+    values = [[numbers(re.sub(r"`[^`]*`", "", row).partition("|")[2]) for row in rows(text)] for text in BOTH]
+    assert values[0] == values[1]
+
+
+def test_the_chinese_readme_has_the_same_blocks_of_figures() -> None:
+    ours, theirs = ([numbers(block) for language, block in fences(text) if not language] for text in BOTH)
+    assert ours == theirs
+
+
+def test_the_chinese_readme_has_the_same_figures_in_its_sentences() -> None:
+    ours, theirs = map(figures, BOTH)
+    assert ours == theirs
+
+
+def test_the_chinese_readme_has_the_same_sections_and_map() -> None:
+    sections = [re.findall(r"^#+ ", text, re.MULTILINE) for text in BOTH]
+    assert sections[0] == sections[1]
+    ours, theirs = (re.findall(r"^(L[1-9]|  )  ([a-z]+)  |^L0  (.+)$", text, re.MULTILINE) for text in BOTH)
+    assert ours == theirs and ours
+
+
+def test_the_page_of_results_has_the_figures_of_the_readme() -> None:
+    [demo] = [block for language, block in fences(README) if not language and "bits per character" in block]
+    assert demo in help.page("results")
+    missing = [row for row in rows(README) if len(numbers(row)) > 1 and row not in help.page("results")]
+    assert not missing
+    assert README.partition(demo)[2].strip("`\n").partition("\n\n")[0] in help.page("results")
 
 
 def test_it_stays_short() -> None:

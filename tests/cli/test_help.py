@@ -2,13 +2,18 @@
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from zhllama_jax.cli import help, program
+from zhllama_jax.cli import help, program, schema
+from zhllama_jax.train import config as train_config
 
 PAGES = Path(help.__file__).parents[1] / "help"
+KEYS = {**schema.fields(train_config.Experiment), **schema.fields(train_config.Source)}
+FILES = (".json", ".jsonl", ".safetensors", ".bin")
 
 # The reference's inventory: scripts, data files and configurations of its tokenizer, training, merging and applications.
 SCRIPTS = (
@@ -74,13 +79,14 @@ def test_on_a_terminal_a_page_is_rendered(topic: str, monkeypatch: pytest.Monkey
     for name in ("NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert program.run(["help", topic]) == 0
     shown = capsys.readouterr().out
     assert "\x1b[1" in shown and "|---" not in shown
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
-    assert max(map(len, plain.split("\n"))) <= 100
+    assert max(map(len, plain.split("\n"))) <= 80
+    assert plain.count("…") == help.page(topic).count("…"), "a word is longer than its column"
     assert len(plain) > 0.8 * len(help.page(topic).replace("|", "").replace("-", ""))
 
 
@@ -108,6 +114,61 @@ def test_every_script_of_the_reference_has_its_line() -> None:
     page = help.page("migrate")
     missing = [name for name in (*SCRIPTS, *FLAGS.split()) if not re.search(rf"(?<![\w.]){re.escape(name)}(?![\w])", page)]
     assert not missing
+
+
+def answers(page: str) -> list[tuple[str, str]]:
+    """The right cell of each row of the tables of two columns, behind the head of its table."""
+    found, head = [], ""
+    for line in [*page.split("\n"), ""]:
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")] if line.startswith("| ") else []
+        if not line.startswith("|"):
+            head = ""
+        elif len(cells) == 2 and not head:
+            head = cells[1]
+        elif len(cells) == 2:
+            found.append((head, cells[1]))
+    return found
+
+
+def is_key(name: str) -> bool:
+    known = KEYS
+    for part in name.split("."):
+        if part not in known:
+            return False
+        known = schema.fields(known[part])
+    return True
+
+
+def test_every_key_that_is_named_instead_exists() -> None:
+    codes = [code for _, cell in answers(help.page("migrate")) for code in re.findall(r"`([^`]+)`", cell)]
+    dotted = [code.partition(": ")[0] for code in codes if re.match(r"[a-z_]+(\.[a-z_]+)+(: |$)|[a-z_]+: ", code)]
+    keys = [name for name in dotted if not name.endswith(FILES)]
+    assert len(keys) > 40 and {"text.files", "stage.lora", "share.max_epochs", "adapter"} <= set(keys)
+    assert not [name for name in keys if not is_key(name)]
+
+
+def test_every_flag_that_is_named_instead_exists() -> None:
+    every = {flag for verb in program.VERBS.values() for flag in (*schema.options(verb), *settings(verb))}
+    named = 0
+    for head, cell in answers(help.page("migrate")):
+        verbs = [verb for verb in re.findall(r"`zhllama ([a-z ]+)`", f"{cell} {head}") if verb in program.VERBS]
+        known = {*schema.options(program.VERBS[verbs[0]]), *settings(program.VERBS[verbs[0]])} if verbs else every
+        spoken = [code for code in re.findall(r"`([^`]+)`", cell) if code.startswith("--")]
+        flags = [word[2:].partition("=")[0] for code in spoken for word in code.split() if word.startswith("--")]
+        assert not [flag for flag in flags if flag not in known], (head, cell)
+        named += len(flags)
+    assert named > 15
+
+
+def settings(verb: Callable[..., None]) -> dict[str, Any]:
+    found = schema.settings(verb)
+    return {name: hint for kind in (found.kinds if found else ()) for name, hint in schema.fields(kind).items()}
+
+
+def test_the_wheel_holds_every_page(repository: Path) -> None:
+    wheel = pytest.importorskip("hatchling.builders.wheel")
+    inside = {file.distribution_path for file in wheel.WheelBuilder(str(repository)).recurse_included_files()}
+    assert {f"zhllama_jax/help/{path.name}" for path in PAGES.iterdir()} <= inside
 
 
 def test_what_is_not_there_is_not_promised() -> None:
