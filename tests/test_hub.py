@@ -178,6 +178,18 @@ def test_a_refusal_says_what_to_do(
     assert "\n" not in str(caught.value)
 
 
+def test_an_interrupted_download_keeps_what_is_there(hub_server: fake_hub.Hub) -> None:
+    publish(hub_server, "team/llama", MODEL)
+    hub_server.lost.add("model-00002-of-00002.safetensors")
+    with pytest.raises(OSError, match=r"^team/llama: model-00002-of-00002.safetensors could not be fetched \(.*\): try again, the files"):
+        resolve("team/llama")
+    hub_server.lost.clear()
+    before = set(hub_server.fetched())
+    resolve("team/llama")
+    assert set(hub_server.fetched()) - before == {"team/llama/model-00002-of-00002.safetensors"}
+    assert len(hub_server.fetched()) == len(READ)
+
+
 def test_a_token_opens_what_is_gated_and_private(hub_server: fake_hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(hub_server, "team/gated", MODEL, gated=True)
     publish(hub_server, "team/private", MODEL, private=True)

@@ -49,6 +49,7 @@ class Hub:
       granted: those of them who may read gated models.
       requests: (method, path, user agent) of what was asked, in order.
       broken: answer everything with status 503.
+      lost: files that are listed and not there.
     """
 
     def __init__(self) -> None:
@@ -56,6 +57,7 @@ class Hub:
         self.known, self.granted = {"hf_known", "hf_granted"}, {"hf_granted"}
         self.requests: list[tuple[str, str, str]] = []
         self.broken = False
+        self.lost: set[str] = set()
         hub = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -128,7 +130,7 @@ class Hub:
         self._check_revision(repository, urllib.parse.unquote(file[2]))
         if repository.gated and token not in self.granted:
             raise Refused(403 if token else 401, "GatedRepo", f"Access to model {name} is restricted")
-        if wanted not in repository.files:
+        if wanted not in repository.files or wanted in self.lost:
             raise Refused(404, "EntryNotFound", "Entry not found")
         data = repository.files[wanted]
         return data, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": repository.commit}
