@@ -1,0 +1,303 @@
+"""`zhllama data show`."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from zhllama_jax.adapt import config as adapt_config
+from zhllama_jax.cli import located, terminal
+from zhllama_jax.data import config as data_config
+from zhllama_jax.train import config as train_config
+
+if TYPE_CHECKING:
+    import rich.console
+
+    from zhllama_jax.data import preview
+    from zhllama_jax.tokenizer import processor
+
+MASKED, LEARNT, BORDER = "cyan", "bold green", "dim"
+COUNTED = ("rows", "documents", "examples", "turns", "characters", "tokens", "learnt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """What a configuration of `data build` holds.
+
+    Attributes:
+      tokenizer: SentencePiece model, a directory that holds one, or a hub id.
+      text: a corpus and how it becomes rows.
+      sft: instruction rows and how they become rows.
+      output: not read here.
+      overwrite: not read here.
+    """
+
+    tokenizer: str | None = None
+    text: data_config.TextData | None = None
+    sft: data_config.SftData | None = None
+    output: Path | None = None
+    overwrite: bool = False
+
+
+class Source(NamedTuple):
+    """One source by name, with its part in a mixture if there is one."""
+
+    name: str
+    data: data_config.TextData | data_config.SftData | Path
+    share: data_config.Share | None = None
+
+
+def run(
+    config: Build | train_config.Experiment | adapt_config.Adapt | None,
+    /,
+    *,
+    tokenizer: str | None = None,
+    files: list[Path] | None = None,
+    text: data_config.TextData | None = None,
+    sft: data_config.SftData | None = None,
+    examples: int = 3,
+    start: int = 0,
+    ids: bool = False,
+    limit: int | None = 1000,
+) -> None:
+    """Shows what a model will read and learn of data, token by token.
+
+    Of each source some examples, in a template's exact text: what is only read in one colour, what is learnt in another (without colours
+    in brackets [ ]), line ends as \\n, documents of a row apart; then counts. A configuration is one for `data build`, `train` or `adapt`.
+
+    Args:
+      config: a configuration whose data are to be shown.
+      tokenizer: SentencePiece model, a directory that holds one, or a hub id; by default the one that the configuration names.
+      files: text or instruction files to look at, each a source of its own, read with the defaults of `data build`.
+      text: a corpus, as for `data build`.
+      sft: instructions, as for `data build`.
+      examples: how many examples (of text: packed rows) of each source.
+      start: how many to pass over before them.
+      ids: whether to print the token ids too.
+      limit: rows or documents of each source that are read for the counts; null reads all.
+
+    Examples:
+      zhllama data show --tokenizer merged.model --files alpaca_zh.json zh.txt.gz
+      zhllama data show --tokenizer merged.model --sft.files talks.jsonl --sft.columns.prompt question --sft.columns.response answer
+      zhllama data show --config stage1.yaml --examples 1 --ids
+    """
+    import rich.console
+
+    from zhllama_jax.tokenizer import processor
+
+    if examples < 0 or start < 0 or (limit is not None and limit < 1):
+        raise ValueError(f"examples and start must be at least 0 and limit at least 1, got {examples}, {start}, {limit}")
+    if isinstance(config, Build):
+        tokenizer, text, sft = config.tokenizer, config.text, config.sft
+    sources = [*_of_files(files or []), *_of_flags(text, sft), *_of_configuration(config)]
+    if not sources:
+        raise ValueError("nothing to show: give --files FILE …, --text.files FILE …, --sft.files FILE …, or --config F")
+    name = tokenizer or _tokenizer_of(config)
+    if name is None:
+        raise ValueError("say with --tokenizer which tokenizer cuts the text: a .model file, a model's directory or a hub id")
+    model = processor.Tokenizer.load(located.tokenizer(name))
+
+    console = rich.console.Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    _legend(console)
+    counted = []
+    for number, source in enumerate(sources, start=1):
+        terminal.result(f"source {number} of {len(sources)}: {source.name} ({_described(source)})")
+        others = [other.data for other in sources if isinstance(other.data, data_config.TextData) and other is not source]
+        look = _look(source, model, others, start=start, examples=examples, limit=limit)
+        for index, sample in enumerate(look.samples, start=start):
+            terminal.result(f"\nexample {index:,}, {sample.where} ({sample.about})")
+            _show(console, sample)
+            if ids:
+                _show_ids(sample)
+        if not look.samples and examples:
+            terminal.result(f"\nno examples from number {start:,} on")
+        terminal.result("")
+        counted.append((source, look))
+    _summary(counted)
+    terminal.then(*_next(config, sources, name))
+
+
+def _of_flags(text: data_config.TextData | None, sft: data_config.SftData | None) -> list[Source]:
+    return [Source(Path(data.files[0]).stem, data) for data in (text, sft) if data is not None]
+
+
+def _of_files(names: Sequence[Path]) -> Iterator[Source]:
+    """Files as sources: text where their rows have the field `text`, else instructions."""
+    from zhllama_jax import lines
+    from zhllama_jax.data import documents, instructions
+
+    if not names:
+        return
+    suffixes = tuple(dict.fromkeys([*lines.SUFFIXES, *instructions.SUFFIXES]))
+    for path in documents.expand(names, suffixes=suffixes):
+        kind = lines.suffix(path)
+        if kind == ".jsonl":
+            _, first = next(lines.objects(path), (0, {}))
+            kind = ".txt" if isinstance(first.get("text"), str) and "instruction" not in first else ".json"
+        data = data_config.TextData(files=(str(path),)) if kind == ".txt" else data_config.SftData(files=(str(path),))
+        yield Source(path.name, data)
+
+
+def _of_configuration(config: Build | train_config.Experiment | adapt_config.Adapt | None) -> Iterator[Source]:
+    """The sources of a training or a pipeline."""
+    if isinstance(config, train_config.Experiment):
+        for source in config.data.sources:
+            data = source.text or source.sft
+            if data is not None:
+                yield Source(Path(data.files[0]).stem, data, source.share)
+            else:
+                assert source.store is not None, "a source is a store, a corpus or instructions"
+                yield Source(Path(source.store).name, Path(source.store), source.share)
+    elif isinstance(config, adapt_config.Adapt):
+        yield from (Source(name, data) for name, data in config.texts.items())
+        if config.instructions is not None:
+            yield Source(adapt_config.INSTRUCTIONS, config.instructions)
+
+
+def _tokenizer_of(config: Build | train_config.Experiment | adapt_config.Adapt | None) -> str | None:
+    """Where the tokenizer of a training, or that of a pipeline's base, lies."""
+    if isinstance(config, train_config.Experiment):
+        return config.model.tokenizer if isinstance(config.model, train_config.NewModel) else config.model
+    if isinstance(config, adapt_config.Adapt):
+        return config.base.model or (config.base.tokenizer if isinstance(config.base.tokenizer, str) else None)
+    return None
+
+
+def _described(source: Source) -> str:
+    data = source.data
+    if isinstance(data, data_config.SftData):
+        return f"instructions, template {data.template}, boundary {data.boundary}, rows of {data.length:,} tokens"
+    if isinstance(data, data_config.TextData):
+        return f"text, packing {data.packing}, rows of {data.length:,} tokens"
+    return "a store"
+
+
+def _look(
+    source: Source,
+    tokenizer: "processor.Tokenizer",
+    others: Sequence[data_config.TextData],
+    *,
+    start: int,
+    examples: int,
+    limit: int | None,
+) -> "preview.Look":
+    from zhllama_jax.data import preview
+
+    if isinstance(source.data, data_config.SftData):
+        return preview.sft(source.data, tokenizer, start=start, examples=examples, limit=limit)
+    if isinstance(source.data, data_config.TextData):
+        return preview.text(source.data, tokenizer, others=others, start=start, examples=examples, limit=limit)
+    from zhllama_jax.data import build, store
+
+    train = store.open_store(source.data, build.TRAIN, tokenizer_sha256=tokenizer.sha256)
+    recorded = train.metadata.get("splits", {}).get(build.TRAIN, {})
+    counts = {name: value for name, value in recorded.items() if isinstance(value, int)}
+    return preview.Look(
+        preview.rows(train, tokenizer, start=start, examples=examples),
+        counts={**counts, "rows": len(train), "learnt": counts.get("targets", 0)},
+        forms=recorded.get("forms", {}),
+        faults=recorded.get("faults", {}),
+        located=recorded.get("located", []),
+        whole=True,
+    )
+
+
+def visible(text: str) -> str:
+    """Text whose every sign can be seen: line ends as \\n (and a new line), backslashes doubled, what is not printable as in a literal.
+
+    The ideographic space stays as it is. No control sequence of a terminal gets through.
+    """
+    shown = []
+    for sign in text:
+        if sign == "\n":
+            shown.append("\\n\n")
+        elif sign == "\\":
+            shown.append("\\\\")
+        else:
+            shown.append(sign if sign.isprintable() or sign == "\u3000" else repr(sign)[1:-1])
+    return "".join(shown)
+
+
+def spans(sample: "preview.Sample") -> Iterator[tuple[int, bool, list["preview.Token"]]]:
+    """Tokens in stretches of one segment that are all learnt or all only read: (segment, learnt, tokens)."""
+    stretch: list[preview.Token] = []
+    for token in sample.tokens:
+        if stretch and (token.segment, token.learnt) != (stretch[0].segment, stretch[0].learnt):
+            yield stretch[0].segment, stretch[0].learnt, stretch
+            stretch = []
+        stretch.append(token)
+    if stretch:
+        yield stretch[0].segment, stretch[0].learnt, stretch
+
+
+def _coloured(console: "rich.console.Console") -> bool:
+    """Whether colours are there and wanted: on a terminal, unless NO_COLOR is set."""
+    return console.color_system is not None and not console.no_color
+
+
+def _legend(console: "rich.console.Console") -> None:
+    """Says how the two kinds of tokens look."""
+    if _coloured(console):
+        from rich import text
+
+        console.print(text.Text.assemble(("read", MASKED), ", ", ("learnt", LEARNT), ", \\n ends a line"))
+    else:
+        console.print("read, [learnt], \\n ends a line")
+
+
+def _show(console: "rich.console.Console", sample: "preview.Sample") -> None:
+    """The text of a sample, in two colours or with brackets."""
+    from rich import text as rich_text
+
+    coloured = _coloured(console)
+    shown = rich_text.Text()
+    segment = None
+    for number, learnt, tokens in spans(sample):
+        if segment not in (None, number):
+            shown.append(f"\n--- segment {number} ---\n", style=BORDER if coloured else "")
+        segment = number
+        words = visible("".join(token.text for token in tokens))
+        shown.append(words if coloured or not learnt else f"[{words}]", style=(LEARNT if learnt else MASKED) if coloured else "")
+    console.print(shown, soft_wrap=True)
+
+
+def _show_ids(sample: "preview.Sample") -> None:
+    for _, learnt, tokens in spans(sample):
+        terminal.result(f"{'learnt' if learnt else 'read  '}  {' '.join(str(token.number) for token in tokens)}")
+
+
+def _summary(counted: Sequence[tuple[Source, "preview.Look"]]) -> None:
+    """Counts by source, what was left out or repaired, and the parts of a mixture."""
+    columns = [name for name in COUNTED if any(look.counts.get(name) for _, look in counted)]
+    rows = [[source.name, *(f"{look.counts.get(name, 0):,}" for name in columns)] for source, look in counted]
+    terminal.result(terminal.table([["source", *columns], *rows]))
+    for source, look in counted:
+        if not look.whole:
+            terminal.result(f"{source.name}: counted so far as it was read; --limit null reads all")
+        for name, forms in look.forms.items():
+            terminal.result(f"{source.name}: {name}: {', '.join(f'{count:,} {form}' for form, count in forms.items()) or 'no rows'}")
+        left_out = {name: count for name, count in look.counts.items() if name in ("cut", "turns_cut", "held_out") or "dropped" in name}
+        for name, count in {**look.faults, **left_out}.items():
+            terminal.result(f"{source.name}: {name.replace('_', ' ')}: {count:,}")
+        for place in look.located:
+            terminal.result(f"  {place}")
+    shares = [(source, source.share) for source, _ in counted if source.share is not None]
+    total = sum(share.weight for _, share in shares)
+    if shares:
+        parts = [["mixture", "weight", "per cent", "max_epochs", "max_rows", "max_tokens"]]
+        for source, share in shares:
+            caps = ("-" if value is None else f"{value:,}" for value in (share.max_epochs, share.max_rows, share.max_tokens))
+            parts.append([source.name, f"{share.weight:g}", f"{100 * share.weight / total:.1f}", *caps])
+        terminal.result(f"\n{terminal.table(parts)}")
+
+
+def _next(config: Build | train_config.Experiment | adapt_config.Adapt | None, sources: Sequence[Source], tokenizer: str) -> list[str]:
+    """The command that does with the data what was shown."""
+    if isinstance(config, train_config.Experiment | adapt_config.Adapt):
+        return ["train" if isinstance(config, train_config.Experiment) else "adapt", "--config", "FILE"]
+    if isinstance(config, Build):
+        return ["data", "build", "--config", "FILE"]
+    data = sources[0].data
+    assert not isinstance(data, Path), "only a training names stores"
+    flag = "--text.files" if isinstance(data, data_config.TextData) else "--sft.files"
+    return ["data", "build", "--tokenizer", tokenizer, flag, *data.files, "--output", "DIR"]
