@@ -1,5 +1,6 @@
 """Whatever fails and whenever, a final name holds the whole new content or what it held before."""
 
+import functools
 import hashlib
 import itertools
 import os
@@ -121,6 +122,7 @@ def fill(directory: Path, content: bytes) -> None:
     (directory / "deep" / "weights").write_bytes(content)
 
 
+OURS = "deep/weights"
 OLD = {"model/": b"", "model/deep/": b"", "model/deep/weights": b"old"}
 NEW = {"model/": b"", "model/deep/": b"", "model/deep/weights": b"new"}
 
@@ -135,7 +137,7 @@ def taken(tmp_path: Path) -> Path:
 
 def test_new_directory_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a" / "model"
-    with files.new_directory(path) as temporary:
+    with files.new_directory(path, ours=OURS) as temporary:
         assert temporary.parent == path.parent  # one file system, so that a rename is enough
         fill(temporary, b"new")
         assert not path.exists()
@@ -147,7 +149,7 @@ def test_new_directory_appears_only_when_it_is_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()], ids=["error", "interrupt"])
 def test_a_failing_body_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), files.new_directory(tmp_path / "model") as temporary:
+    with pytest.raises(type(error)), files.new_directory(tmp_path / "model", ours=OURS) as temporary:
         fill(temporary, b"new")
         raise error
     assert contents(tmp_path) == {}
@@ -155,42 +157,82 @@ def test_a_failing_body_leaves_nothing(tmp_path: Path, error: BaseException) -> 
 
 def test_new_directory_takes_an_empty_place_and_refuses_a_taken_one(tmp_path: Path, taken: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with files.new_directory(tmp_path / "empty") as temporary:
+    with files.new_directory(tmp_path / "empty", ours=OURS) as temporary:
         fill(temporary, b"new")
     assert (tmp_path / "empty" / "deep" / "weights").read_bytes() == b"new"
-    entered = False
-    for path in (taken, taken / "deep" / "weights"):
-        with pytest.raises(ValueError, match="exists already: choose another output"), files.new_directory(path):
-            entered = True
-    assert not entered, "the work must not begin before the check"
+    with pytest.raises(ValueError, match=r"exists already: choose another output, or replace it with --overwrite$"):
+        files.new_directory(taken, ours=OURS).__enter__()
     assert contents(taken) == {"deep/": b"", "deep/weights": b"old"}
 
 
 def test_overwrite_replaces_the_whole_directory(taken: Path) -> None:
     (taken / "stale").write_bytes(b"old")
-    with files.new_directory(taken, overwrite=True) as temporary:
+    with files.new_directory(taken, overwrite=True, ours=OURS) as temporary:
         fill(temporary, b"new")
         assert (taken / "stale").exists()
     assert contents(taken.parent) == NEW
 
 
-def test_overwrite_replaces_a_file(tmp_path: Path) -> None:
-    (tmp_path / "model").write_bytes(b"a file")
-    with files.new_directory(tmp_path / "model", overwrite=True) as temporary:
-        fill(temporary, b"new")
-    assert contents(tmp_path) == NEW
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_this_program_did_not_write_is_never_replaced(tmp_path: Path, taken: Path, overwrite: bool) -> None:
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"model holds files and no zhllama\.json: .* choose another output, or remove this one by hand"):
+        files.new_directory(taken, ours="zhllama.json", overwrite=overwrite).__enter__()
+    with pytest.raises(ValueError, match="weights is a file: name a directory for the output"):
+        files.new_directory(taken / "deep" / "weights", ours=OURS, overwrite=overwrite).__enter__()
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("output", "source", "words"),
+    [
+        ("model", "model", "is read as an input and would be replaced"),
+        ("model/../model", "link", "is read as an input and would be replaced"),
+        ("link", "model", "is read as an input and would be replaced"),
+        (".", "model", r"holds .*model, which is read as an input and would be replaced"),
+        ("model", "model/deep/weights", r"holds .*weights, which is read as an input and would be replaced"),
+        ("model", "model/elsewhere", r"holds .*elsewhere, which is read as an input and would be replaced"),
+        ("model/new", "model", r"lies inside .*model, which is read as an input"),
+        ("link/new/er", "model", r"lies inside .*model, which is read as an input"),
+    ],
+)
+def test_a_directory_that_has_to_do_with_an_input_is_refused(taken: Path, output: str, source: str, words: str) -> None:
+    """However the two are spelled; overwriting does not help."""
+    top = taken.parent
+    (top / "link").symlink_to(taken)
+    (top / "other").write_bytes(b"")
+    (taken / "elsewhere").symlink_to(top / "other")
+    (top / "deep").mkdir()
+    (top / "deep" / "weights").write_bytes(b"so that the folder above is ours too")
+    with pytest.raises(ValueError, match=words):
+        files.free_directory(top / output, ours=OURS, overwrite=True, inputs=[top / "absent", top / source])
+    files.free_directory(top / "models", ours=OURS, overwrite=True, inputs=[top / source])
+
+
+def test_folders_that_a_failing_block_made_go_again_if_they_are_empty(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), files.new_directory(tmp_path / "a" / "b" / "model", ours=OURS):
+        raise RuntimeError
+    assert contents(tmp_path) == {}
+    with pytest.raises(RuntimeError), files.folder(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "other").write_bytes(b"")
+        raise RuntimeError
+    assert contents(tmp_path) == {"a/": b"", "a/other": b""}
+    with pytest.raises(RuntimeError), files.folder(tmp_path / "a"):
+        (tmp_path / "a" / "other").unlink()
+        raise RuntimeError
+    assert contents(tmp_path) == {"a/": b""}, "a folder that was there stays"
 
 
 @pytest.mark.parametrize(("function", "call"), [("fsync", 1), ("rename", 1), ("rename", 2)], ids=["sync", "move aside", "take the name"])
 def test_a_failing_overwrite_keeps_the_former_directory_and_no_trace(taken: Path, monkeypatch, function: str, call: int) -> None:
-    with pytest.raises(OSError, match="No space left"), files.new_directory(taken, overwrite=True) as temporary:
+    with pytest.raises(OSError, match="No space left"), files.new_directory(taken, overwrite=True, ours=OURS) as temporary:
         fill(temporary, b"new")
         fail(monkeypatch, function, {call})
     assert contents(taken.parent) == OLD
 
 
 def test_an_overwrite_that_cannot_be_undone_keeps_the_former_directory_aside(taken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OSError, match="No space left"), files.new_directory(taken, overwrite=True) as temporary:
+    with pytest.raises(OSError, match="No space left"), files.new_directory(taken, overwrite=True, ours=OURS) as temporary:
         fill(temporary, b"new")
         fail(monkeypatch, "rename", {2, 3})
     kept = [path for path in contents(taken.parent) if path.endswith("/former/deep/weights")]
@@ -211,7 +253,7 @@ def test_new_directory_syncs_every_file_and_folder_before_the_rename(tmp_path: P
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "rename", rename)
-    with files.new_directory(tmp_path / "model") as temporary:
+    with files.new_directory(tmp_path / "model", ours=OURS) as temporary:
         fill(temporary, b"new")
     model = tmp_path / "model"
     whole = {path.stat().st_ino for path in (model, model / "deep", model / "deep" / "weights")}
@@ -236,7 +278,7 @@ if when == "before the old one is gone":
 if when == "writing a file":
     os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
     files.atomic_write(path, b"half")
-with files.new_directory(path, overwrite=True) as temporary:
+with files.new_directory(path, overwrite=True, ours="deep/weights") as temporary:
     (temporary / "deep").mkdir()
     (temporary / "deep" / "weights").write_bytes(b"killed")
     if when == "at work":
@@ -255,11 +297,11 @@ def killed(path: Path, when: str) -> None:
 def test_what_a_killed_process_left_is_put_right_by_the_next_one(taken: Path, when: str, found: bytes) -> None:
     killed(taken, when)
     assert len(list(taken.parent.iterdir())) > 1 or not taken.exists(), "the kill left something"
-    with pytest.raises(ValueError, match="exists already"), files.new_directory(taken):
+    with pytest.raises(ValueError, match="exists already"), files.new_directory(taken, ours=OURS):
         pass
     assert contents(taken.parent) == {**OLD, "model/deep/weights": found}
     killed(taken, when)
-    with files.new_directory(taken, overwrite=True) as temporary:
+    with files.new_directory(taken, overwrite=True, ours=OURS) as temporary:
         fill(temporary, b"new")
     assert contents(taken.parent) == NEW
 
@@ -273,9 +315,9 @@ def test_a_killed_writer_of_a_file_leaves_nothing_for_good(tmp_path: Path) -> No
 
 
 def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
-    with files.new_directory(tmp_path / "model") as first:
+    with files.new_directory(tmp_path / "model", ours=OURS) as first:
         fill(first, b"first")
-        with files.new_directory(tmp_path / "model") as second:
+        with files.new_directory(tmp_path / "model", ours=OURS) as second:
             fill(second, b"second")
         assert (first / "deep" / "weights").read_bytes() == b"first"
         (tmp_path / "model").rename(tmp_path / "second")
@@ -293,9 +335,9 @@ def test_the_current_directory_is_refused_before_the_work(tmp_path: Path, monkey
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     for path in (".", "", "..", "../here", tmp_path):
-        with pytest.raises(ValueError, match="is or holds the current directory"), files.new_directory(path, overwrite=True):
+        with pytest.raises(ValueError, match="is or holds the current directory"), files.new_directory(path, overwrite=True, ours=OURS):
             raise AssertionError("the work began")
-    with files.new_directory("../here/x") as temporary:
+    with files.new_directory("../here/x", ours=OURS) as temporary:
         fill(temporary, b"new")
     assert contents(tmp_path) == {"here/": b"", **{f"here/{name.replace('model', 'x')}": content for name, content in NEW.items()}}
 
@@ -303,14 +345,14 @@ def test_the_current_directory_is_refused_before_the_work(tmp_path: Path, monkey
 def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "disk").mkdir()
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "disk")
-    with pytest.raises(ValueError, match="disk is a mount point"), files.new_directory(tmp_path / "disk"):
+    with pytest.raises(ValueError, match="disk is a mount point"), files.new_directory(tmp_path / "disk", ours=OURS):
         raise AssertionError("the work began")
 
 
 def test_a_link_keeps_pointing_to_what_is_replaced(taken: Path) -> None:
     link = taken.parent / "link"
     link.symlink_to(taken)
-    with files.new_directory(link, overwrite=True) as temporary:
+    with files.new_directory(link, overwrite=True, ours=OURS) as temporary:
         fill(temporary, b"new")
     assert link.is_symlink() and (taken / "deep" / "weights").read_bytes() == b"new"
 
@@ -332,6 +374,28 @@ def test_an_existing_file_is_replaced_on_demand_and_an_input_never(tmp_path: Pat
         files.free_file(output, inputs=[source])
     files.free_file(output, overwrite=True, inputs=[source])
     (tmp_path / "link").symlink_to(source)
-    for path in (source, tmp_path / "link"):
+    os.link(source, tmp_path / "twin")
+    for path in (source, tmp_path / "link", tmp_path / "twin"):
         with pytest.raises(ValueError, match="is read as an input"):
             files.free_file(path, overwrite=True, inputs=[source])
+
+
+def test_no_file_is_written_into_a_directory_that_is_read(taken: Path) -> None:
+    for path in (taken / "deep" / "weights", taken / "new.json"):
+        with pytest.raises(ValueError, match=r"lies inside .*model, which is read as an input: choose another output"):
+            files.free_file(path, overwrite=True, inputs=[taken])
+
+
+def test_where_nothing_can_be_written_is_said_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for ask in (files.free_file, functools.partial(files.free_directory, ours=OURS)):
+        with pytest.raises(NotADirectoryError):
+            ask(tmp_path / "file" / "deeper" / "out")
+        ask(tmp_path / "new" / "deeper" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "asking makes nothing"
+
+
+def test_a_folder_that_is_closed_to_writing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(PermissionError, match=r"new/out cannot be written: the folder .* is closed to writing"):
+        files.free_directory(tmp_path / "new" / "out", ours=OURS)

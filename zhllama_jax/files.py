@@ -8,6 +8,7 @@ NAME next puts a former directory back that nothing has replaced, and removes th
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -101,27 +102,33 @@ def free_file(path: str | Path, *, overwrite: bool = False, inputs: Iterable[str
     Args:
       path: the output.
       overwrite: whether an existing file may be replaced.
-      inputs: what the work reads; none of these is ever replaced.
+      inputs: files and directories that the work reads; none of these, and nothing inside one, is ever written.
 
     Raises:
-      ValueError: `path` is a directory, one of the inputs, or exists and `overwrite` is false.
+      ValueError: `path` is a directory, is one of the inputs or lies inside one, or exists and `overwrite` is false.
+      OSError: nothing can be written there.
     """
     path = Path(path)
     _refuse_directory(path)
-    if not path.exists():
-        return
-    if any(Path(source).exists() and path.samefile(source) for source in inputs):
-        raise ValueError(f"{path} is read as an input and would be replaced: choose another output")
-    if not overwrite:
+    _refuse_unwritable(path)
+    _refuse_inputs(path, inputs)
+    if path.exists() and not overwrite:
         raise ValueError(f"{path} exists already: choose another output or replace it with --overwrite")
 
 
-def free_directory(path: str | Path, *, overwrite: bool = False) -> Path:
+def free_directory(path: str | Path, *, ours: str, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> Path:
     """The resolved `path`, if a new directory may take its place; `new_directory` asks too, but only when the work is done.
 
+    Args:
+      path: the output.
+      ours: a file that every directory of its kind has which this program wrote; one without it is replaced only if it is empty.
+      overwrite: whether a directory with that file may be replaced.
+      inputs: files and directories that the work reads; the output neither is nor holds one, nor lies inside one.
+
     Raises:
-      ValueError: `path` is or holds the current directory, is a mount point, or exists, is not an empty directory and `overwrite` is
-        false.
+      ValueError: `path` is or holds the current directory, is a mount point or a file, has to do with an input, or holds something else
+        than a directory of ours, or one of ours and `overwrite` is false.
+      OSError: nothing can be written there.
     """
     place = Path(path).resolve()
     here = Path.cwd()
@@ -129,31 +136,55 @@ def free_directory(path: str | Path, *, overwrite: bool = False) -> Path:
         raise ValueError(f"{path} is or holds the current directory, which cannot be replaced: name a new directory for the output")
     if os.path.ismount(place):
         raise ValueError(f"{path} is a mount point, which cannot be replaced: name a new directory inside it")
+    _refuse_unwritable(place)
     _clear(place)
-    if place.exists() and not overwrite and not (place.is_dir() and not any(place.iterdir())):
-        raise ValueError(f"{path} exists already: choose another output, remove it, or replace it with --overwrite where the verb has that")
+    _refuse_inputs(Path(path), inputs)
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"{path} is a file: name a directory for the output")
+    if place.is_dir() and any(place.iterdir()):
+        if not (place / ours).is_file():
+            raise ValueError(
+                f"{path} holds files and no {ours}: only a directory that zhllama wrote is ever replaced, so choose another output, or "
+                "remove this one by hand"
+            )
+        if not overwrite:
+            raise ValueError(f"{path} exists already: choose another output, or replace it with --overwrite")
     return place
 
 
 @contextlib.contextmanager
-def new_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_directory(path: str | Path, *, ours: str, overwrite: bool = False) -> Iterator[Path]:
     """Yields a temporary sibling of `path`; on success it is synced and takes the name `path`.
 
     Raises:
       ValueError: see `free_directory`.
     """
-    path = free_directory(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked_sibling(path, ".tmp") as temporary:
-        try:
-            yield temporary
-            os.chmod(temporary, 0o777 & ~_umask())
-            sync_tree(temporary)
-            _take_place(temporary, path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-    sync_directory(path.parent)
+    path = free_directory(path, ours=ours, overwrite=overwrite)
+    with folder(path.parent):
+        with _locked_sibling(path, ".tmp") as temporary:
+            try:
+                yield temporary
+                os.chmod(temporary, 0o777 & ~_umask())
+                sync_tree(temporary)
+                _take_place(temporary, path)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def folder(path: Path) -> Iterator[None]:
+    """Makes a folder and those above it; if the block fails, those that were made and are empty go again."""
+    made = [place for place in (path, *path.parents) if not place.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty, and so not the ones above it
+            for place in made:
+                place.rmdir()
+        raise
 
 
 def sync_tree(directory: str | Path) -> None:
@@ -247,6 +278,37 @@ def _clear(path: Path) -> None:
 def _refuse_directory(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{path} is a directory: name a file for the output")
+
+
+def _refuse_inputs(path: Path, inputs: Iterable[str | Path]) -> None:
+    """Refuses an output that is, holds or lies inside something that is read; inputs that are not there are left to their reader."""
+    for source in map(Path, inputs):
+        if not source.exists():
+            continue
+        inside, around = _within(path, source), path.exists() and _within(source, path)
+        if inside and around:
+            raise ValueError(f"{path} is read as an input and would be replaced: choose another output")
+        if around:
+            raise ValueError(f"{path} holds {source}, which is read as an input and would be replaced: choose another output")
+        if inside:
+            raise ValueError(f"{path} lies inside {source}, which is read as an input: choose another output")
+
+
+def _within(path: Path, other: Path) -> bool:
+    """Whether `path` is `other`, which exists, or lies inside it, however they are spelled; for a link, itself or what it leads to."""
+    places = [path.resolve(), *([path.parent.resolve() / path.name] if path.is_symlink() else [])]
+    return any(above.exists() and above.samefile(other) for place in places for above in (place, *place.parents))
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Raises where the nearest folder above `path` that exists is none, or takes no new names."""
+    above = path.absolute().parent
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} cannot be written: the folder {above} is closed to writing")
 
 
 def _umask() -> int:

@@ -1,5 +1,6 @@
 """A model written anew is the same model."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -28,3 +29,30 @@ def test_another_dtype_is_rounded_once(base_model: Path, tmp_path: Path) -> None
 def test_an_existing_output_is_kept(base_model: Path, tuned_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["convert", "--input", str(base_model), "--output", str(tuned_model)]) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_neither_inputs_nor_files_of_others_are_replaced(
+    base_model: Path, tmp_path: Path, overwrite: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(base_model, tmp_path / "home" / "model")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for output, words in (
+        ("home", "home holds"),
+        ("home/model", "is read as an input and would be replaced"),
+        ("home/model/new", "lies inside"),
+        ("home/model/config.json", "config.json lies inside"),
+    ):
+        assert program.run(["convert", "--input", str(tmp_path / "home" / "model"), "--output", str(tmp_path / output), *overwrite]) == 1
+        assert words in capsys.readouterr().err
+    assert program.run(["convert", "--input", str(base_model), "--output", str(tmp_path / "home"), *overwrite]) == 1
+    assert "home holds files and no zhllama.json" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_model_of_ours_is_replaced_when_told(base_model: Path, tmp_path: Path) -> None:
+    words = ["convert", "--input", str(base_model), "--output", str(tmp_path / "out"), "--dtype"]
+    assert program.run([*words, "float16"]) == 0
+    assert program.run([*words, "bfloat16", "--overwrite"]) == 0
+    assert manifest.fingerprint(tmp_path / "out") != manifest.fingerprint(base_model)
+    assert llama_hf.load(tmp_path / "out").history[-1] == {"step": "convert", "dtype": "bfloat16"}

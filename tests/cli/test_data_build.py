@@ -1,6 +1,7 @@
 """A store by its verb: its counts are said, a training reads it, and wrong words are one line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,32 @@ def test_a_store_of_other_choices_is_replaced_only_when_told(
     words = ["--text.files", str(corpus), "--text.length"]
     assert data_build(english_pieces, tmp_path / "rows", *words, "32") == 0
     assert data_build(english_pieces, tmp_path / "rows", *words, "16") == 1
-    assert "other inputs or choices" in capsys.readouterr().err
+    assert "other inputs or choices: choose another output, or replace it with --overwrite" in capsys.readouterr().err
     assert data_build(english_pieces, tmp_path / "rows", *words, "16", "--overwrite") == 0
     assert store.open_store(tmp_path / "rows", build.TRAIN).length == 16
+
+
+def test_neither_corpus_nor_tokenizer_nor_files_of_others_are_replaced(
+    base_model: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "corpus").mkdir()
+    inside = Path(shutil.move(corpus, tmp_path / "corpus"))
+    shutil.copytree(base_model, tmp_path / "model")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"instruction": "Say so.", "output": "So."}) + "\n")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "metadata.json").write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    text = ["--text.files", str(tmp_path / "corpus"), "--text.length", "16"]
+    for output, words, message in (
+        (inside, text, "is a file: name a directory"),
+        (tmp_path / "corpus", text, "corpus holds"),
+        (tmp_path / "model", text, "is read as an input"),
+        (rows, ["--sft.files", str(rows)], "is a file: name a directory"),
+        (tmp_path / "other", text, "other holds files and no checksums.json"),
+        (tmp_path / "model" / "tokenizer.model", ["--sft.files", str(rows)], "lies inside"),
+    ):
+        for overwrite in ([], ["--overwrite"]):
+            assert data_build(tmp_path / "model", output, *words, *overwrite) == 1
+            assert message in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -66,3 +66,11 @@ def test_the_wrong_order_is_refused(base_model: Path, stack: list[Path], tmp_pat
 def test_an_adapter_takes_the_place_of_no_model(stack: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["merge", "--model", str(stack[0]), "--adapter", str(stack[1]), "--output", str(tmp_path / "merged")]) == 1
     assert "is an adapter, not a model" in capsys.readouterr().err
+
+
+def test_no_adapter_is_replaced_by_what_it_is_folded_into(base_model: Path, stack: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    for output in (base_model, stack[1]):
+        words = ["--model", str(base_model), "--adapter", *map(str, stack), "--output", str(output), "--overwrite"]
+        assert program.run(["merge", *words]) == 1
+        assert f"{output} is read as an input and would be replaced" in capsys.readouterr().err
+    assert manifest.verify(base_model) == manifest.verify(stack[1], "adapter") == []

@@ -1,5 +1,6 @@
 """A model grown to a merged tokenizer."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +49,17 @@ def test_the_models_own_tokenizer_adds_nothing(
 ) -> None:
     assert resize(base_model, english_pieces, tmp_path / "grown") == 1
     assert "nothing to add" in capsys.readouterr().err
+
+
+def test_neither_the_model_nor_the_tokenizer_is_replaced(
+    base_model: Path, merged_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A directory of ours that holds the merged tokenizer is replaced by nothing that is made from it."""
+    shutil.copytree(base_model, tmp_path / "ours")
+    shutil.copy(merged_pieces, tmp_path / "ours" / "merged.model")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()}
+    assert resize(base_model, tmp_path / "ours" / "merged.model", tmp_path / "ours", "--overwrite") == 1
+    assert f"ours holds {tmp_path / 'ours' / 'merged.model'}, which is read as an input" in capsys.readouterr().err
+    assert resize(tmp_path / "ours", merged_pieces, tmp_path / "ours", "--overwrite") == 1
+    assert "is read as an input and would be replaced" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()} == before

@@ -163,5 +163,7 @@ def test_a_taken_output_is_found_before_the_weights_are_read(base: Path, merged:
     (tmp_path / "grown").mkdir()
     (tmp_path / "grown" / "precious").write_bytes(b"")
     monkeypatch.setattr(llama_hf, "load", lambda *_: pytest.fail("the weights were read"))
-    with pytest.raises(ValueError, match="exists already"):
-        extend.run(base, merged, tmp_path / "grown")
+    with pytest.raises(ValueError, match=r"grown holds files and no zhllama\.json"):
+        extend.run(base, merged, tmp_path / "grown", overwrite=True)
+    with pytest.raises(ValueError, match="is read as an input and would be replaced"):
+        extend.run(base, merged, base, overwrite=True)

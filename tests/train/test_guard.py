@@ -36,6 +36,36 @@ with guard.lock(pathlib.Path({str(tmp_path)!r})):
         pass
 
 
+def test_a_lock_goes_with_its_holder_and_a_new_directory_with_a_failure(tmp_path) -> None:
+    with guard.lock(tmp_path / "run"):
+        pass
+    assert list((tmp_path / "run").iterdir()) == []
+    for directory in (tmp_path / "a" / "b", tmp_path / "run"):
+        with pytest.raises(RuntimeError), guard.lock(directory):
+            raise RuntimeError
+    assert [path.name for path in tmp_path.rglob("*")] == ["run"]
+    with pytest.raises(RuntimeError), guard.lock(tmp_path / "a"):
+        (tmp_path / "a" / "state").write_text("")
+        raise RuntimeError
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["state"]
+
+
+def test_a_lock_that_was_taken_away_meanwhile_is_not_trusted(tmp_path, monkeypatch) -> None:
+    """The former holder removes its file between our opening and our locking of it: what we hold then keeps nobody out."""
+    real, opened = guard.fcntl.flock, []
+
+    def flock(stream, operation) -> None:
+        opened.append(stream)
+        if len(opened) == 1:
+            (tmp_path / guard.LOCK).unlink()
+        real(stream, operation)
+
+    monkeypatch.setattr(guard.fcntl, "flock", flock)
+    with guard.lock(tmp_path), pytest.raises(ValueError, match="in use by"), guard.lock(tmp_path):
+        pass
+    assert len(opened) == 3
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_noted_and_the_next_one_acts(number) -> None:
     former = signal.getsignal(number)

@@ -63,15 +63,13 @@ def short(base, small, tmp_path_factory) -> config.Experiment:
     return chosen
 
 
-@pytest.mark.parametrize("broken", ["adapter", "manifest", "result", "not JSON", "of another run"])
+@pytest.mark.parametrize("broken", ["adapter", "result", "not JSON", "of another run"])
 def test_a_result_that_does_not_stand_is_written_again(short, broken) -> None:
     output = Path(short.output)
     written = (output / "adapter" / "adapter_model.safetensors").read_bytes()
     result = json.loads((output / "result.json").read_text())
     if broken == "adapter":
         shutil.rmtree(output / "adapter")
-    elif broken == "manifest":
-        (output / "adapter" / manifest.FILE).unlink()
     elif broken == "result":
         (output / "result.json").unlink()
     else:
@@ -80,6 +78,14 @@ def test_a_result_that_does_not_stand_is_written_again(short, broken) -> None:
     assert (again["adapters"], again["loss"]) == (result["adapters"], result["loss"])
     assert (output / "adapter" / "adapter_model.safetensors").read_bytes() == written
     assert json.loads((output / "result.json").read_text()) == again and manifest.verify(output / "adapter", "adapter") == []
+
+
+def test_a_result_that_no_run_wrote_is_left_alone(base, small, tmp_path) -> None:
+    (tmp_path / "run" / "adapter").mkdir(parents=True)
+    (tmp_path / "run" / "adapter" / "notes.txt").write_text("precious")
+    with pytest.raises(ValueError, match=r"run/adapter holds files and no zhllama\.json.* remove this one by hand"):
+        loop.run(experiment(base, tmp_path / "run", small, stage="embeddings", steps=1))
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["adapter", "notes.txt"], "found before the work"
 
 
 def test_a_run_that_begins_anew_has_no_former_result(short, tmp_path) -> None:
@@ -178,7 +184,35 @@ def test_what_does_not_fit_is_said_before_anything_is_computed(base, small, corp
     if "data" in chosen:
         chosen["data"] = config.Data(sources=(datasets[chosen["data"]],))
     with pytest.raises((ValueError, FileNotFoundError), match=words):
-        loop.run(experiment(base, tmp_path, small, **chosen))
+        loop.run(experiment(base, tmp_path / "a" / "run", small, **chosen))
+    built = {"a"} if words == "are more than the data's" else set()
+    assert {path.name for path in tmp_path.iterdir()} == built, "a start that fails before it wrote anything leaves no folder"
+
+
+def test_a_start_that_failed_does_not_stand_in_the_way_of_the_mended_one(base, small, corpus, tmp_path) -> None:
+    """The data of the first start are built, and nothing was trained on them; later they are what the checkpoints know."""
+    once = data_config.Share(max_epochs=1)
+
+    def start(length: int, steps: int) -> dict:
+        source = config.Source(text=data_config.TextData((str(corpus),), length=length), share=once)
+        chosen = {"data": config.Data((source,)), "steps": steps, "stage": "embeddings", "validation": config.Validation(every=0)}
+        return loop.run(experiment(base, tmp_path / "run", small, **chosen))
+
+    with pytest.raises(ValueError, match="are more than the data's"):
+        start(32, 10**6)
+    assert (tmp_path / "run" / "data" / "0").is_dir()
+    start(16, 2)
+    with pytest.raises(ValueError, match=r"data/0 holds what this run's checkpoints were trained on, built .*: choose another output$"):
+        start(32, 2)
+    assert feed.promised(config.Data((config.Source(store=str(tmp_path / "run" / "data" / "0")),))).length == 16
+
+
+def test_a_fault_in_the_data_leaves_nothing(base, small, tmp_path) -> None:
+    (tmp_path / "bad.jsonl").write_text("no JSON\n")
+    source = config.Source(text=data_config.TextData((str(tmp_path / "bad.jsonl"),), length=32))
+    with pytest.raises(ValueError, match=r"bad\.jsonl:1"):
+        loop.run(experiment(base, tmp_path / "run", small, data=config.Data((source,))))
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
 
 
 def test_two_devices_learn_what_one_learns(base, small, tmp_path) -> None:

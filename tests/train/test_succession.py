@@ -67,9 +67,10 @@ def test_targets_stand_for_kernels() -> None:
 
 @pytest.mark.parametrize("read", ["work/model", "work/adapter", "work/model/shard", "work"])
 def test_a_run_does_not_replace_what_it_reads(tmp_path: Path, read: str) -> None:
-    """Told before anything is opened: there is nothing there."""
+    """Told before anything is opened: there is no model there."""
+    (tmp_path / read).mkdir(parents=True)
     source = config.Source(store=str(tmp_path / "rows"))
     for fields in ({"model": str(tmp_path / read)}, {"model": "llama", "adapters": (str(tmp_path / read),)}):
         settings = {"data": config.Data((source,)), "output": str(tmp_path / "work"), "stage": "full", "steps": 1, **fields}
-        with pytest.raises(ValueError, match=r"is read, and the run would write .*work/(adapter|model) there: choose another output"):
+        with pytest.raises(ValueError, match=r"work/(adapter|model) .*is read as an input.*: choose another output"):
             takeover.begin(config.Experiment(**settings), say=lambda line: None)

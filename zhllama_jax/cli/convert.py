@@ -23,20 +23,20 @@ def run(
       to: the format to write.
       dtype: of the stored weights; the input's if left out.
       shard_mib: a file of weights is closed before it would exceed so many MiB.
-      overwrite: replace an existing output, at once when the new one is complete.
+      overwrite: replace a directory that zhllama wrote, at once when the new one is complete; an input is never replaced.
     """
     from zhllama_jax import files
-    from zhllama_jax.convert import llama_hf
+    from zhllama_jax.convert import llama_hf, manifest
     from zhllama_jax.tokenizer import processor
 
     if shard_mib < 1:
         raise ValueError(f"shard_mib must be at least 1, got {shard_mib}")
-    files.free_directory(output, overwrite=overwrite)
+    files.free_directory(output, ours=manifest.FILE, overwrite=overwrite, inputs=[input])
     directory = located.model(input)
     checkpoint = llama_hf.load(directory, dtype=dtype)
     for note in checkpoint.notes:
         terminal.say(f"zhllama: note: {note}")
-    manifest = llama_hf.save(
+    written = llama_hf.save(
         output,
         config=checkpoint.config,
         params=checkpoint.params,
@@ -47,4 +47,4 @@ def run(
         shard_bytes=shard_mib << 20,
         overwrite=overwrite,
     )
-    terminal.result(f"{output}: {len(manifest['tensors'])} tensors, fingerprint {manifest['fingerprint'][:16]}")
+    terminal.result(f"{output}: {len(written['tensors'])} tensors, fingerprint {written['fingerprint'][:16]}")

@@ -25,13 +25,15 @@ def run(
       output: directory of the store.
       text: a corpus and how it becomes rows, such as --text.files a.txt b.jsonl --text.length 512 --text.held_out 0.01.
       sft: instruction rows and how they become rows, such as --sft.files rows.json --sft.length 512; excludes text.
-      overwrite: replace a store of other inputs or choices.
+      overwrite: replace a store of other inputs or choices; an input is never replaced, nor is anything else than a store.
     """
-    from zhllama_jax.data import build
+    from zhllama_jax import files
+    from zhllama_jax.data import build, store
     from zhllama_jax.tokenizer import processor
 
     if (text is None) == (sft is None):
         raise ValueError("say either --text.files FILE … (a corpus) or --sft.files FILE … (instructions)")
+    files.free_directory(output, ours=store.CHECKSUMS, overwrite=True, inputs=[tokenizer])  # the build looks at the rest
     model = processor.Tokenizer.load(located.tokenizer(tokenizer))
     if text is not None:
         built = build.text(text, model, output, overwrite=overwrite)

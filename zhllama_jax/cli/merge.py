@@ -25,7 +25,7 @@ def run(
       dtype: of the stored weights; the base's if left out.
       force: fold although base or order are not those of the training.
       shard_mib: a file of weights is closed before it would exceed so many MiB.
-      overwrite: replace an existing output, at once when the new one is complete.
+      overwrite: replace a directory that zhllama wrote, at once when the new one is complete; an input is never replaced.
     """
     from zhllama_jax.convert import fold
 

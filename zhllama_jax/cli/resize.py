@@ -23,11 +23,13 @@ def run(
       output: directory to write.
       init: where new rows start: mean_of_pieces (the mean of the old pieces that spell the new one), mean (of all rows), normal.
       seed: of the random rows of --init normal.
-      overwrite: replace an existing output, at once when the new one is complete.
+      overwrite: replace a directory that zhllama wrote, at once when the new one is complete; an input is never replaced.
     """
-    from zhllama_jax.convert import extend
+    from zhllama_jax import files
+    from zhllama_jax.convert import extend, manifest
     from zhllama_jax.tokenizer import processor
 
+    files.free_directory(output, ours=manifest.FILE, overwrite=overwrite, inputs=[model, tokenizer])
     directory, merged = located.model(model), processor.Tokenizer.load(located.tokenizer(tokenizer))
     done = extend.run(directory, merged, output, init=init, seed=seed, overwrite=overwrite)
     gone = f", of which {done.unused:,} had no piece and gave way," if done.unused else ""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from zhllama_jax import files
-from zhllama_jax.convert import llama_hf
+from zhllama_jax.convert import llama_hf, manifest
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import resize
 from zhllama_jax.tokenizer import align, processor
@@ -48,13 +48,13 @@ def run(
       output: directory to write.
       init: how new rows begin, see `resize.grow`.
       seed: of the random rows of "normal".
-      overwrite: replace an existing output, at once when the new one is complete.
+      overwrite: replace an existing directory of ours, at once when the new one is complete.
 
     Raises:
       FileNotFoundError: something is not there.
       ValueError: the tokenizer does not extend the model's, there is nothing to add, or the output may not be written.
     """
-    files.free_directory(output, overwrite=overwrite)
+    files.free_directory(output, ours=manifest.FILE, overwrite=overwrite, inputs=[model])
     config = llama_hf.load_config(model)
     old = processor.Tokenizer.load(model)
     llama_hf.check_tokenizer(config, old)

@@ -51,13 +51,13 @@ def merge(
       dtype: "float32", "float16" or "bfloat16"; None keeps the base's.
       force: fold although fingerprints or order do not match.
       shard_bytes: a file of weights is closed before it would exceed this.
-      overwrite: replace an existing directory.
+      overwrite: replace an existing directory of ours.
 
     Raises:
       FileNotFoundError, ValueError: see `llama_hf.load`, `peft.load` and `check`.
     """
     model = Path(model)
-    files.free_directory(output, overwrite=overwrite)
+    files.free_directory(output, ours=manifest.FILE, overwrite=overwrite, inputs=[model, *adapters])
     config = llama_hf.load_config(model)
     contents = manifest.read(model, "model")
     loaded = [peft.load(directory) for directory in adapters]

@@ -152,7 +152,7 @@ def save(
         the tokenizer's is among them; the other ids are the tokenizer's.
       history: what was done to the model so far, oldest first, JSON objects.
       shard_bytes: a file of weights is closed before it would exceed this.
-      overwrite: replace an existing directory (at once, when the new one is complete).
+      overwrite: replace an existing directory of ours (at once, when the new one is complete).
 
     Returns:
       The manifest.
@@ -200,7 +200,7 @@ def write(
     ends = [id_ for id_ in _ends(generation) if id_ < config.vocab_size]
     eos = ends if len(ends) > 1 and tokenizer.eos_id in ends else config.eos_token_id
     ids = {"bos_token_id": config.bos_token_id, "eos_token_id": eos, "pad_token_id": config.pad_token_id}
-    with files.new_directory(directory, overwrite=overwrite) as folder:
+    with files.new_directory(directory, ours=manifest.FILE, overwrite=overwrite) as folder:
         written = safetensors_io.write(folder, plan, tensors, shard_bytes=shard_bytes)
         files.write_json(folder / CONFIG, config_hf.to_json(config, dtype))
         files.write_json(folder / GENERATION, {**_decoding(generation), **ids})

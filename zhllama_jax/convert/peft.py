@@ -108,7 +108,7 @@ def save(
       tokenizer: the one that it was trained with.
       prompt: how instructions were put to it.
       history: the steps that made it, JSON objects.
-      overwrite: replace an existing directory.
+      overwrite: replace an existing directory of ours.
 
     Returns:
       The manifest; its "fingerprint" is the adapter's digest.
@@ -145,7 +145,7 @@ def save(
         vocab_size=config.vocab_size,
         history=history,
     )
-    with files.new_directory(directory, overwrite=overwrite) as folder:
+    with files.new_directory(directory, ours=manifest.FILE, overwrite=overwrite) as folder:
         written = safetensors_io.write(folder, plan, _tensors(config, lora, factors, trained), stem="adapter_model", shard_bytes=_ONE_FILE)
         files.write_json(folder / CONFIG, settings)
         tokenizer_hf.write(folder, tokenizer, max_length=config.max_position_embeddings, prompt=prompt)

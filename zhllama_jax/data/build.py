@@ -37,6 +37,10 @@ class Progress(NamedTuple):
 Report = Callable[[Progress], None]
 
 
+class OtherData(ValueError):
+    """The output holds a build of other inputs or choices."""
+
+
 class Built(NamedTuple):
     """The opened splits of a build; `fresh` is false where it was there already."""
 
@@ -65,12 +69,14 @@ def text(
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: a fault in the corpus, a split without documents, or another build in `output` (unless `overwrite`).
+      OtherData: another build is in `output` and `overwrite` is false.
+      ValueError: a fault in the corpus, a split without documents, or an output that has to do with an input or holds no store.
     """
     inputs = documents.expand(data.files)
     validation = documents.expand(data.validation_files) if data.validation_files else []
     metadata = _metadata("text", data, tokenizer, inputs, validation, others)
-    if (ready := _ready(output, metadata["key"], overwrite)) is not None:
+    apart = documents.expand([path for other in others for path in other.validation_files])
+    if (ready := _ready(output, metadata["key"], overwrite, [*inputs, *validation, *apart])) is not None:
         return ready
     splits: dict[str, Iterable[pack.Row]] = {
         split: _text_rows(data, others, tokenizer, paths, split, metadata, progress)
@@ -96,13 +102,14 @@ def sft(
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: a fault in a row, a split without examples, or another build in `output` (unless `overwrite`).
+      OtherData: another build is in `output` and `overwrite` is false.
+      ValueError: a fault in a row, a split without examples, or an output that has to do with an input or holds no store.
     """
     templates.named(data.template)
     inputs = documents.expand(data.files, suffixes=instructions.SUFFIXES)
     validation = documents.expand(data.validation_files, suffixes=instructions.SUFFIXES) if data.validation_files else []
     metadata = _metadata("sft", data, tokenizer, inputs, validation)
-    if (ready := _ready(output, metadata["key"], overwrite)) is not None:
+    if (ready := _ready(output, metadata["key"], overwrite, [*inputs, *validation])) is not None:
         return ready
     splits: dict[str, Iterable[pack.Row]] = {
         split: _sft_rows(data, tokenizer, paths, split, validation if split == TRAIN else [], metadata, progress)
@@ -194,15 +201,20 @@ def _split_files(data: config.TextData | config.SftData, inputs: list[Path], val
     return splits
 
 
-def _ready(output: str | Path, wanted: str, overwrite: bool) -> Built | None:
-    """The build in `output` if it is the wanted one and its files are as they were written."""
+def _ready(output: str | Path, wanted: str, overwrite: bool, inputs: Sequence[Path]) -> Built | None:
+    """The build in `output` if it is the wanted one and its files are as they were written.
+
+    Raises:
+      ValueError: another build, or an output that may not be written at all.
+    """
+    files.free_directory(output, ours=store.CHECKSUMS, overwrite=True, inputs=inputs)
     if not (Path(output) / "metadata.json").exists():
         return None
     metadata = store.read_metadata(output)
     if metadata.get("key") != wanted:
         if overwrite:
             return None
-        raise ValueError(f"{output} holds data built from other inputs or choices: choose another output or remove it first")
+        raise OtherData(f"{output} holds data built from other inputs or choices: choose another output, or replace it with --overwrite")
     if store.damage(output, contents=True):
         return None
     return _opened(output, metadata, fresh=False)

@@ -152,7 +152,7 @@ def write(
     missing = [key for key in ("tokenizer_sha256", "vocab_size", "length") if key not in metadata]
     if missing:
         raise ValueError(f"a store's metadata must hold {', '.join(missing)}")
-    with files.new_directory(directory, overwrite=overwrite) as temporary:
+    with files.new_directory(directory, ours=CHECKSUMS, overwrite=overwrite) as temporary:
         builder = PackedRows(splits, metadata, temporary / "build")
         tfds.disable_progress_bar()
         builder.download_and_prepare()

@@ -37,6 +37,11 @@ class Restored(NamedTuple):
     record: dict[str, Any]
 
 
+def committed(directory: Path) -> list[int]:
+    """Steps that have a manifest in a run's folder of checkpoints, oldest first."""
+    return sorted(int(path.stem) for path in (directory / "commits").glob("*.json") if path.stem.isdigit())
+
+
 class Checkpoints:
     """The saved states of one run.
 
@@ -69,7 +74,7 @@ class Checkpoints:
 
     def committed(self) -> list[int]:
         """Steps that have a manifest, oldest first."""
-        return sorted(int(path.stem) for path in self._commits.glob("*.json") if path.stem.isdigit())
+        return committed(self._commits.parent)
 
     def restore(self, like: state_lib.State) -> Restored | None:
         """The newest state that verifies, under the shardings of `like`; None if none was ever committed.

@@ -78,20 +78,64 @@ class Score(NamedTuple):
     tokens: float
 
 
-def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: Path, *, say: Say) -> Opened:
+class Promise(NamedTuple):
+    """What the sources say of their rows before any of them is built.
+
+    Attributes:
+      length: tokens read per row.
+      holds_out: whether any source has validation rows.
+    """
+
+    length: int
+    holds_out: bool
+
+
+def promised(data: config_lib.Data) -> Promise:
+    """What `open_data` will find, as far as it is known without work.
+
+    Raises:
+      FileNotFoundError: a store is missing.
+      ValueError: a store is none of ours, or the sources have rows of different lengths.
+    """
+    lengths, holds_out = set(), False
+    for source in data.sources:
+        if source.store is not None:
+            metadata = store.read_metadata(source.store)
+            lengths.add(int(metadata["length"]))
+            holds_out |= build.VALIDATION in metadata.get("splits", {})
+        else:
+            made = source.text or source.sft
+            assert made is not None, "a source is a store, a corpus or instructions"
+            lengths.add(made.length)
+            holds_out |= bool(made.held_out or made.validation_files)
+    if len(lengths) > 1:
+        given = " and ".join(map(str, sorted(lengths)))
+        raise ValueError(f"the data sources have rows of {given} tokens: build them with one length")
+    return Promise(lengths.pop(), holds_out)
+
+
+def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: Path, *, rebuild: bool = False, say: Say) -> Opened:
     """Opens every source; corpora and instruction files are built into stores under `directory`, once.
+
+    Args:
+      data: the sources.
+      tokenizer: the model's.
+      directory: the run's.
+      rebuild: whether stores that are there from other inputs or choices are replaced: nothing was trained on them.
+      say: tells the user a line.
 
     Raises:
       FileNotFoundError: a file or store is missing.
-      ValueError: a fault in the data, a store of another tokenizer, or rows of different lengths.
+      ValueError: a fault in the data, a store of another tokenizer, rows of different lengths, or stores of other inputs or choices.
     """
+    length = promised(data).length
     stores: list[store.Store] = []
     held_out: list[HeldOut] = []
     identity, prompts, used = [], [], []
     closed = False
     for number, source in enumerate(data.sources):
         others = [other.text for other in data.sources if other.text is not None and other is not source]
-        train, validation, name = _open_source(source, others, tokenizer, directory / str(number), say)
+        train, validation, name = _open_source(source, others, tokenizer, directory / str(number), rebuild, say)
         metadata = train.metadata
         stores.append(train)
         if validation is not None:
@@ -108,13 +152,10 @@ def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: 
         if metadata.get("kind") == "sft":
             prompts.append(manifest.Prompt(metadata["options"]["template"], metadata["options"]["boundary"]))
             closed |= build.closed(metadata)
-    lengths = sorted({train.length for train in stores})
-    if len(lengths) > 1:
-        raise ValueError(f"the data sources have rows of {' and '.join(map(str, lengths))} tokens: build them with one length")
     if len(set(prompts)) > 1:
         raise ValueError(f"the data sources put instructions in different ways ({', '.join(map(str, set(prompts)))}): choose one")
     prompt = prompts[0]._replace(turns="closed" if closed else "open") if prompts else None
-    return Opened(list(stores), held_out, lengths[0], prompt, identity, used)
+    return Opened(list(stores), held_out, length, prompt, identity, used)
 
 
 def _taken(train: store.Store, share: data_config.Share) -> int:
@@ -129,18 +170,28 @@ def _caps(share: data_config.Share) -> str:
 
 
 def _open_source(
-    source: config_lib.Source, others: Sequence[data_config.TextData], tokenizer: processor.Tokenizer, directory: Path, say: Say
+    source: config_lib.Source,
+    others: Sequence[data_config.TextData],
+    tokenizer: processor.Tokenizer,
+    directory: Path,
+    rebuild: bool,
+    say: Say,
 ) -> tuple[store.Store, store.Store | None, str]:
     """(training rows, validation rows or None, a name) of one source; what another corpus of the run holds out is not in its rows."""
     if source.store is not None:
         train = store.open_store(source.store, build.TRAIN, tokenizer_sha256=tokenizer.sha256)
         has_validation = build.VALIDATION in train.metadata.get("splits", {})
         return train, store.open_store(source.store, build.VALIDATION) if has_validation else None, Path(source.store).name
-    if source.text is not None:
-        name, built = Path(source.text.files[0]).stem, build.text(source.text, tokenizer, directory, others=others)
-    else:
-        assert source.sft is not None, "a source is a store, a corpus or instructions"
-        name, built = Path(source.sft.files[0]).stem, build.sft(source.sft, tokenizer, directory)
+    try:
+        if source.text is not None:
+            name, built = Path(source.text.files[0]).stem, build.text(source.text, tokenizer, directory, others=others, overwrite=rebuild)
+        else:
+            assert source.sft is not None, "a source is a store, a corpus or instructions"
+            name, built = Path(source.sft.files[0]).stem, build.sft(source.sft, tokenizer, directory, overwrite=rebuild)
+    except build.OtherData:
+        raise ValueError(
+            f"{directory} holds what this run's checkpoints were trained on, built from other inputs or choices: choose another output"
+        ) from None
     if built.fresh:
         held_out = f", {len(built.validation):,} held out" if built.validation is not None else ""
         say(f"data: {name}: {len(built.train):,} rows of {built.train.length} tokens{held_out}, written to {directory}")

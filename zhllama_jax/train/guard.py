@@ -9,12 +9,18 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import jax
 from jax.experimental import multihost_utils
 
+from zhllama_jax import files
+
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: run the same command again and it goes on."""
+
+
+LOCK = ".lock"
 
 
 class Diverged(ValueError):
@@ -33,22 +39,41 @@ class Interrupted(SystemExit):
 def lock(directory: Path) -> Iterator[None]:
     """Holds a run's directory for this process; the system lets go of it when the process ends, however it ends.
 
+    A block that fails before it wrote anything leaves no directory behind that was not there before.
+
     Raises:
       ValueError: another trainer holds it; the message names the process.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / ".lock"
-    with open(path, "a+", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            stream.seek(0)
-            holder = stream.read().strip() or "another process"
-            raise ValueError(f"{directory} is in use by {holder}: two runs in one directory would spoil it") from None
+    path = directory / LOCK
+    with files.folder(directory), contextlib.closing(_locked(path)) as stream:
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
-        yield
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> TextIO:
+    """The opened and locked file of that name.
+
+    Raises:
+      ValueError: another process holds it.
+    """
+    while True:
+        stream = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - the caller closes it
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            with stream:
+                stream.seek(0)
+                holder = stream.read().strip() or "another process"
+            raise ValueError(f"{path.parent} is in use by {holder}: two runs in one directory would spoil it") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(stream.fileno())):
+                return stream
+        stream.close()  # its former holder removed it in between
 
 
 class Signals:

@@ -88,12 +88,15 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
         mesh = mesh_lib.make(experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor)
         start = takeover.begin(experiment, say=journal.say)
         place.check_heads(mesh, num_kv_heads=start.config.num_kv_heads)
-        data = feed.open_data(experiment.data, start.tokenizer, output / "data", say=journal.say)
-        source, sizes = _cut(experiment, data, mesh, context=start.config.max_position_embeddings)
-
-        # What learns: the mask parts the tree, and only the trainable part is ever differentiated.
         plan = stages.plan(experiment.choice, start.weights)
         takeover.check_trainable(experiment.choice, plan.mask)
+        batch, accumulation = _cut(experiment, mesh, context=start.config.max_position_embeddings)
+        begun = bool(checkpoint.committed(output / "checkpoints"))
+        data = feed.open_data(experiment.data, start.tokenizer, output / "data", rebuild=not begun, say=journal.say)
+        source, steps = _stream(experiment, data, batch)
+        sizes = Sizes(steps, batch, accumulation, data.length)
+
+        # What learns: the mask parts the tree, and only the trainable part is ever differentiated.
         table = stages.table(experiment.choice, start.config, experiment.lora)
         journal.say(f"stage {experiment.choice.preset}: {str(table).splitlines()[-1]}")
         rate = optimizer.schedule(experiment.schedule, peak=experiment.optimizer.learning_rate, steps=sizes.steps)
@@ -209,19 +212,28 @@ def _is_due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
-def _cut(experiment: config_lib.Experiment, data: feed.Opened, mesh: Mesh, *, context: int) -> tuple[batches.Batches, Sizes]:
-    """The stream of batches, and how long and wide the run is.
+def _cut(experiment: config_lib.Experiment, mesh: Mesh, *, context: int) -> tuple[int, int]:
+    """(rows of a global batch, micro-batches that a device runs for it), before any data is built.
 
     Raises:
-      ValueError: sizes that do not divide, rows longer than the model's context, more steps than the data allow, a profile of
-        steps that there are not, or `keep: best` without held-out rows.
+      FileNotFoundError: a store is missing.
+      ValueError: sizes that do not divide, rows longer than the model's context, or `keep: best` without held-out rows.
     """
-    if data.length > context:
-        raise ValueError(f"the data's rows have {data.length} tokens, more than the model's context of {context}: build them shorter")
-    if experiment.validation.keep == "best" and not data.held_out:
+    length, holds_out = feed.promised(experiment.data)
+    if length > context:
+        raise ValueError(f"the data's rows have {length} tokens, more than the model's context of {context}: build them shorter")
+    if experiment.validation.keep == "best" and not holds_out:
         raise ValueError("validation.keep: best needs held-out rows: give a source held_out or validation_files")
-    batch = experiment.batch_rows(data.length)
-    accumulation = experiment.accumulation(batch=batch, devices=mesh_lib.batch_shards(mesh))
+    batch = experiment.batch_rows(length)
+    return batch, experiment.accumulation(batch=batch, devices=mesh_lib.batch_shards(mesh))
+
+
+def _stream(experiment: config_lib.Experiment, data: feed.Opened, batch: int) -> tuple[batches.Batches, int]:
+    """The stream of batches, and how many of them the run takes.
+
+    Raises:
+      ValueError: more steps than the data allow, or a profile of steps that there are not.
+    """
     steps = experiment.num_steps(rows=data.num_rows, length=data.length)
     shares = [source.share for source in experiment.data.sources]
     source = batches.Batches(
@@ -231,7 +243,7 @@ def _cut(experiment: config_lib.Experiment, data: feed.Opened, mesh: Mesh, *, co
         raise ValueError("; ".join(problems))
     if source.num_steps is not None and steps > source.num_steps:
         raise ValueError(f"{steps:,} steps of {batch} rows are more than the data's {source.num_steps:,} under their max_epochs")
-    return source, Sizes(steps, batch, accumulation, data.length)
+    return source, steps
 
 
 def _parted(weights: arrays.Tree, plan: stages.Plan, mesh: Mesh, dtype: str) -> tuple[arrays.Tree, arrays.Tree]:

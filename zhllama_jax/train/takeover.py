@@ -120,15 +120,12 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
 
 
 def _check_output(experiment: config_lib.Experiment) -> None:
-    """Refuses a run whose results would take the place of what it reads."""
+    """Refuses a run whose results would take the place of what it reads, or of what no run wrote."""
     model = experiment.model
     stores = [source.store for source in experiment.data.sources if source.store is not None]
-    results = [(Path(experiment.output) / name).resolve() for name in (ADAPTER, MODEL)]
-    for read in (model if isinstance(model, str) else model.tokenizer, *experiment.adapters, *stores):
-        place = Path(read).resolve()
-        over = [result for result in results if place.is_relative_to(result) or result.is_relative_to(place)]
-        if over:
-            raise ValueError(f"{read} is read, and the run would write {over[0]} there: choose another output")
+    inputs = [model if isinstance(model, str) else model.tokenizer, *experiment.adapters, *stores]
+    for name in (ADAPTER, MODEL):
+        files.free_directory(Path(experiment.output) / name, ours=manifest.FILE, overwrite=True, inputs=inputs)
 
 
 def trimmed(start: Start) -> Start:
