@@ -61,3 +61,22 @@ def test_wrong_words_stop_before_the_model_is_read(
     assert program.run(["evaluate", "exam", "--model", "nowhere", *given]) == 1
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+def test_figures_replace_no_input_and_no_other_file_by_chance(
+    tuned_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exam, figures = tmp_path / "exam.jsonl", tmp_path / "figures.json"
+    exam.write_text('{"instruction": "Say a.", "output": "a"}\n')
+    figures.write_text("precious")
+    words = ["evaluate", "exam", "--model", str(tuned_model), "--exam", str(exam), "--max_new_tokens", "1", "--output"]
+    for output, overwrite, message in (
+        (exam, ["--overwrite"], "is read as an input"),
+        (tuned_model / "config.json", ["--overwrite"], "lies inside"),
+        (figures, [], "exists already"),
+    ):
+        before = output.read_bytes()
+        assert program.run([*words, str(output), *overwrite]) == 1
+        assert message in capsys.readouterr().err and output.read_bytes() == before
+    assert program.run([*words, str(figures), "--overwrite"]) == 0
+    assert json.loads(figures.read_text())["total"] == 1

@@ -54,3 +54,22 @@ def test_wrong_words_are_one_line(words: list[str], message: str, files: tuple[P
     assert program.run(["evaluate", "ngram", *given, "--text", str(scored)]) == 1
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+def test_figures_replace_no_input_and_no_other_file_by_chance(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit, scored = files
+    (tmp_path / "figures.json").write_text("precious")
+    words = ["evaluate", "ngram", "--fit", str(fit), "--text", str(scored), "--output"]
+    for output, overwrite, message in (
+        (fit, ["--overwrite"], "is read as an input"),
+        (scored, ["--overwrite"], "is read as an input"),
+        (tmp_path / "figures.json", [], "exists already"),
+    ):
+        before = output.read_bytes()
+        assert program.run([*words, str(output), *overwrite]) == 1
+        assert message in capsys.readouterr().err and output.read_bytes() == before
+    assert program.run([*words, str(tmp_path / "figures.json"), "--overwrite"]) == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["order"] == 5
+    assert capsys.readouterr().err == f"wrote {tmp_path / 'figures.json'}\n"

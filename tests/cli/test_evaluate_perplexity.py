@@ -79,3 +79,21 @@ def test_an_empty_file_is_refused(base_model: Path, tmp_path: Path, capsys: pyte
     path.write_text("\n\n")
     assert evaluate(base_model, "--text", str(path)) == 1
     assert "there is no text to score" in capsys.readouterr().err
+
+
+def test_figures_replace_no_input_and_no_other_file_by_chance(
+    base_model: Path, texts: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "figures.json").write_text("precious")
+    words = ["--text", *map(str, texts), "--max_documents", "1", "--length", "32", "--output"]
+    for output, overwrite, message in (
+        (texts[1], ["--overwrite"], "is read as an input and would be replaced"),
+        (base_model / "config.json", ["--overwrite"], "lies inside"),
+        (tmp_path / "figures.json", [], "exists already: choose another output or replace it with --overwrite"),
+    ):
+        before = output.read_bytes()
+        assert evaluate(base_model, *words, str(output), *overwrite) == 1
+        assert message in capsys.readouterr().err and output.read_bytes() == before
+    assert evaluate(base_model, *words, str(tmp_path / "figures.json"), "--overwrite") == 0
+    assert list(json.loads((tmp_path / "figures.json").read_text())["texts"]) == ["plain", "rows"]
+    assert capsys.readouterr().err.splitlines()[-1] == f"wrote {tmp_path / 'figures.json'}"

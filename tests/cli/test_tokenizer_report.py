@@ -1,6 +1,7 @@
 """The report of a merge by its verb."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,28 @@ def test_exchanged_tokenizers_are_refused(english_pieces: Path, merged: Path, tm
     text.write_text("x")
     assert report(merged, english_pieces, "--text", str(text)) == 1
     assert "does not extend the base" in capsys.readouterr().err
+
+
+def test_a_report_replaces_no_input_and_no_other_file_by_chance(
+    english_pieces: Path, merged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "report.md"
+    text.write_text("江河都往海里流")
+    named = f"text={shutil.copy(text, tmp_path / 'text.txt')}"
+    capsys.readouterr()
+    assert report(english_pieces, merged, "--text", named, "--output", str(tmp_path)) == 1
+    assert f"{text} exists already: choose another output or replace it with --overwrite" in capsys.readouterr().err
+    (tmp_path / "compression.png").symlink_to(tmp_path / "text.txt")
+    assert report(english_pieces, merged, "--text", named, "--output", str(tmp_path), "--overwrite") == 1
+    assert "compression.png is read as an input and would be replaced" in capsys.readouterr().err
+    (tmp_path / "compression.png").unlink()
+    assert report(english_pieces, merged, "--text", named, "--output", str(tmp_path), "--overwrite") == 0
+    assert SENTENCE in text.read_text()
+
+
+def test_a_training_has_tokens(english_pieces: Path, merged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "one.txt"
+    text.write_text("x")
+    for tokens in ("-5", "0"):
+        assert report(english_pieces, merged, "--text", str(text), "--training_tokens", tokens) == 1
+        assert f"training_tokens must be at least 1, got {tokens}" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def test_a_rounded_model_differs(base_model: Path, tmp_path: Path, capsys: pytes
     assert verify(base_model, "--right", str(other), "--logits", "false", "--output", str(tmp_path / "found.json")) == 1
     out, err = capsys.readouterr()
     assert "the same numbers, rounded to BF16" in out
-    assert err == f"zhllama: error: {base_model} and {other} are not the same weights\n"
+    assert err == f"wrote {tmp_path / 'found.json'}\nzhllama: error: {base_model} and {other} are not the same weights\n"
     assert json.loads((tmp_path / "found.json").read_text())["compared"]["equal"] is False
 
 
@@ -72,10 +72,21 @@ def test_other_logits_in_transformers_end_with_status_1(
     assert verify(base_model, "--transformers", "--output", str(tmp_path / "found.json")) == 1
     out, err = capsys.readouterr()
     assert "largest difference 0.02" in out
-    assert err == f"zhllama: error: {base_model} gives other logits in transformers than here\n"
+    assert err == f"wrote {tmp_path / 'found.json'}\nzhllama: error: {base_model} gives other logits in transformers than here\n"
     assert json.loads((tmp_path / "found.json").read_text())["transformers"]["agrees"] is False
 
 
 def test_a_missing_directory_is_one_line(base_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(base_model, "--right", "nowhere") == 1
     assert capsys.readouterr().err == f"zhllama: error: nowhere not found: {hub.absent('model')}\n"
+
+
+def test_findings_replace_nothing_by_chance(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "found.json").write_text("precious")
+    assert verify(base_model, "--output", str(tmp_path / "found.json")) == 1
+    assert "exists already: choose another output or replace it with --overwrite" in capsys.readouterr().err
+    assert verify(base_model, "--output", str(base_model / "config.json"), "--overwrite") == 1
+    assert "lies inside" in capsys.readouterr().err
+    assert verify(base_model, "--right", str(base_model), "--output", str(tmp_path / "found.json"), "--overwrite") == 0
+    assert json.loads((tmp_path / "found.json").read_text())["compared"]["equal"] is True
+    assert capsys.readouterr().err.splitlines()[-1] == f"wrote {tmp_path / 'found.json'}"

@@ -127,6 +127,8 @@ def test_wrong_inputs(
         analyse.report(processor.Tokenizer.load(chinese_model), merged, [])
     with pytest.raises(ValueError, match="does not extend the base"):
         analyse.report(merged, base, [])
+    with pytest.raises(ValueError, match="training_tokens must be at least 1, got -5"):
+        analyse.report(base, merged, [("a", [files["zh"]])], training_tokens=-5)
     (tmp_path / "blank.txt").write_text("\n\n")
     with pytest.raises(ValueError, match="the text 'blank' is empty"):
         analyse.report(base, merged, [("blank", [tmp_path / "blank.txt"])])

@@ -13,6 +13,7 @@ def run(
     template: str | None = None,
     max_new_tokens: int = 48,
     output: Path | None = None,
+    overwrite: bool = False,
     dtype: ready.Dtype = "auto",
 ) -> None:
     """Prints how many instructions a model answers exactly, by task, greedily.
@@ -26,6 +27,7 @@ def run(
       template: what stands around an instruction; by default the one that the model was tuned with.
       max_new_tokens: tokens of an answer.
       output: JSON file for the figures, the first wrong answers among them.
+      overwrite: replace an existing output; an input is never replaced.
       dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
     """
     from zhllama_jax import files, templates
@@ -37,6 +39,8 @@ def run(
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     if template is not None:
         templates.named(template)
+    if output is not None:
+        files.free_file(output, overwrite=overwrite, inputs=[model, exam, *(adapter or ())])
     questions = answers.read(exam)
     loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
     prompt = manifest.Prompt(template=template or loaded.template, boundary=loaded.boundary)
@@ -48,3 +52,4 @@ def run(
     terminal.result(f"the most frequent answer alone: {found['most_frequent']:.1%}")
     if output:
         files.write_json(output, {"model": loaded.name, "exam": str(exam), "template": prompt.template, **found})
+        terminal.say(f"wrote {output}")

@@ -15,6 +15,7 @@ def run(
     documents: data_config.Documents = "blank_line",
     max_documents: int | None = None,
     output: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Prints bits per character of texts under an n-gram model of characters: what a language model has to beat.
 
@@ -28,6 +29,7 @@ def run(
       documents: what a document of a .txt file is: blank_line, line or file.
       max_documents: documents scored of each text, from its start; all by default.
       output: JSON file for the figures.
+      overwrite: replace an existing output; an input is never replaced.
     """
     import itertools
 
@@ -38,8 +40,9 @@ def run(
     if max_documents is not None and max_documents < 1:
         raise ValueError(f"max_documents must be at least 1, got {max_documents}")
     named = texts.named(text)
-    for paths in (fit, *named.values()):
-        documents_lib.expand(paths)
+    inputs = [path for paths in (fit, *named.values()) for path in documents_lib.expand(paths)]
+    if output is not None:
+        files.free_file(output, overwrite=overwrite, inputs=inputs)
 
     def read(paths: list[str]) -> list[str]:
         return [document.text for document in documents_lib.read(paths, field=field, documents=documents)]
@@ -54,3 +57,4 @@ def run(
     terminal.result(terminal.table([("text", "documents", "characters", "bits/character"), *rows]))
     if output:
         files.write_json(output, {"fit": fit, "order": order, "texts": figures})
+        terminal.say(f"wrote {output}")

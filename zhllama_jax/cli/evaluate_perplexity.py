@@ -17,6 +17,7 @@ def run(
     batch_size: int = 8,
     max_documents: int | None = None,
     output: Path | None = None,
+    overwrite: bool = False,
     dtype: ready.Dtype = "auto",
 ) -> None:
     """Prints bits per token, byte and character of texts under a model.
@@ -33,6 +34,7 @@ def run(
       batch_size: windows scored together.
       max_documents: documents scored of each text, from its start; all by default.
       output: JSON file for the figures.
+      overwrite: replace an existing output; an input is never replaced.
       dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
     """
     import itertools
@@ -45,8 +47,9 @@ def run(
     if max_documents is not None and max_documents < 1:
         raise ValueError(f"max_documents must be at least 1, got {max_documents}")
     named = texts.named(text)
-    for paths in named.values():
-        documents_lib.expand(paths)
+    scored = [path for paths in named.values() for path in documents_lib.expand(paths)]
+    if output is not None:
+        files.free_file(output, overwrite=overwrite, inputs=[model, *(adapter or ()), *scored])
     loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
     figures = {}
     rows = [("text", "documents", "tokens", "characters", "bits/token", "bits/byte", "bits/character", "perplexity")]
@@ -68,3 +71,4 @@ def run(
     terminal.result(terminal.table(rows))
     if output:
         files.write_json(output, {"model": loaded.name, "texts": figures})
+        terminal.say(f"wrote {output}")

@@ -11,6 +11,7 @@ def run(
     merged: str,
     text: list[str],
     output: Path | None = None,
+    overwrite: bool = False,
     size: str = "7b",
     model: str | None = None,
     training_tokens: int | None = None,
@@ -24,6 +25,7 @@ def run(
       merged: the tokenizer after, named likewise.
       text: .txt or .jsonl files, each as FILE or NAME=FILE.
       output: folder for report.html (for a browser), report.md, report.json and compression.png.
+      overwrite: replace these files where they exist; an input is never replaced.
       size: named size of the model whose costs are counted.
       model: directory or hub id of that model, instead of a size.
       training_tokens: tokens that the new rows are trained on; 20 for each new parameter by default.
@@ -36,6 +38,11 @@ def run(
     from zhllama_jax.model import config as model_config
     from zhllama_jax.tokenizer import analyse, draw, processor
 
+    named = texts.named(text)
+    if output is not None:
+        read = [path for paths in named.values() for path in paths]
+        for name in ("report.html", "report.md", "report.json", "compression.png"):
+            files.free_file(output / name, overwrite=overwrite, inputs=[base, merged, *([model] if model else []), *read])
     config = llama_hf.load_config(located.shape(model)) if model else model_config.named(size)
     shape = analyse.Shape(
         hidden_size=config.hidden_size,
@@ -47,7 +54,7 @@ def run(
     report = analyse.report(
         processor.Tokenizer.load(located.tokenizer(base)),
         processor.Tokenizer.load(located.tokenizer(merged)),
-        list(texts.named(text).items()),
+        list(named.items()),
         script=script,
         shape=shape,
         training_tokens=training_tokens,

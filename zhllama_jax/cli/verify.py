@@ -8,7 +8,15 @@ from zhllama_jax.cli import located, terminal
 SHOWN = 20
 
 
-def run(*, left: str, right: str | None = None, logits: bool = True, transformers: bool = False, output: Path | None = None) -> None:
+def run(
+    *,
+    left: str,
+    right: str | None = None,
+    logits: bool = True,
+    transformers: bool = False,
+    output: Path | None = None,
+    overwrite: bool = False,
+) -> None:
     """Checks a directory against its manifest, or holds two model directories against each other.
 
     Ends with status 1 if anything differs.
@@ -19,9 +27,12 @@ def run(*, left: str, right: str | None = None, logits: bool = True, transformer
       logits: also compare logits of two models, in float32.
       transformers: also compare the logits of the first with those of the transformers library, up to a thousandth of the largest.
       output: JSON file for the findings.
+      overwrite: replace an existing output; an input is never replaced.
     """
     from zhllama_jax import files
 
+    if output is not None:
+        files.free_file(output, overwrite=overwrite, inputs=[left, *([right] if right else [])])
     found: dict[str, Any] = {}
     first = located.either(left)
     if right is not None:
@@ -32,6 +43,7 @@ def run(*, left: str, right: str | None = None, logits: bool = True, transformer
         found["transformers"] = _transformers(first)
     if output is not None:
         files.write_json(output, found)
+        terminal.say(f"wrote {output}")
     if right is not None and not found["compared"]["equal"]:
         raise ValueError(f"{left} and {right} are not the same weights")
     if found.get("manifest"):

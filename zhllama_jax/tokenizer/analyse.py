@@ -129,6 +129,8 @@ def report(
     shape = Shape() if shape is None else shape
     target = scripts.named(script)
     _check(base, merged, texts)
+    if training_tokens is not None and training_tokens < 1:
+        raise ValueError(f"training_tokens must be at least 1, got {training_tokens}")
     added = merged.vocab_size - base.vocab_size
     extra = shape.extra_parameters(added)
     training = TOKENS_PER_PARAMETER * extra if training_tokens is None else training_tokens
