@@ -43,3 +43,9 @@ def test_rows_speed_and_exam_fit_the_model(recipe: config_lib.Adapt) -> None:
 def test_samples_are_written_in_the_world_s_characters(recipe: config_lib.Adapt) -> None:
     known = set("".join(texts.learned(recipe.texts, "chinese"))) | {"\n"}
     assert all(set(sample) <= known for sample in recipe.evaluation.samples)
+
+
+def test_a_seed_that_is_not_allowed_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="seed must lie in 0"):
+        demonstration.prepare(tmp_path / "demo", seed=-1)
+    assert list(tmp_path.iterdir()) == []

@@ -227,6 +227,51 @@ def test_what_is_not_wanted_is_no_step(recipe: config_lib.Adapt) -> None:
     assert not names & {"ngram", "baseline", "check", "pretrained", "measure_baseline", "rows_old_chinese", "rows_new_instructions"}
 
 
+@pytest.mark.parametrize("held", ["notes.txt", "model/config.json", "config.yaml"])
+def test_a_folder_that_no_pipeline_made_is_left_alone(recipe: config_lib.Adapt, held: str, tmp_path: Path) -> None:
+    (tmp_path / held).parent.mkdir(exist_ok=True)
+    (tmp_path / held).write_text("precious")
+    with pytest.raises(ValueError, match="holds files that no run of this pipeline wrote: choose another output, or an empty folder"):
+        pipeline.run(dataclasses.replace(recipe, output=str(tmp_path)), say=lambda line: None)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / held]
+
+
+def test_a_start_that_fails_leaves_nothing(recipe: config_lib.Adapt, tmp_path: Path) -> None:
+    """Where a step would write over a text is found before the output is made."""
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    source = next(iter(recipe.texts["english"].files))
+    moved = shutil.copy(source, tmp_path / "run" / "model" / "english.jsonl")
+    texts = {**recipe.texts, "english": dataclasses.replace(recipe.texts["english"], files=(str(moved),))}
+    with pytest.raises(ValueError, match=r"is an input, and .* would be written there"):
+        pipeline.run(dataclasses.replace(recipe, texts=texts, output=str(tmp_path / "run")), say=lambda line: None)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [Path(moved)]
+
+
+def test_a_report_of_former_settings_is_said_to_be_one_until_it_is_replaced(
+    done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(done.config.output, tmp_path / "run")
+    former = dataclasses.replace(done.config, output=str(tmp_path / "run"))
+    changed = dataclasses.replace(former, seed=done.config.seed + 1)
+    note, report = tmp_path / "run" / pipeline.UNFINISHED, tmp_path / "run" / pipeline.REPORT
+    before = report.read_bytes()
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for config in (changed, changed, former):
+        with monkeypatch.context() as patch:
+            patch.setattr(steps, "run", interrupted)
+            said: list[str] = []
+            with pytest.raises(KeyboardInterrupt):
+                pipeline.run(config, say=said.append)
+        assert "report.md, report.html and the models are of former settings" in note.read_text("utf-8") and len(said) == 1
+        assert said[0] == f"note: {tmp_path / 'run'}: {note.read_text('utf-8').rstrip('.' + chr(10))}"
+        assert report.read_bytes() == before and (tmp_path / "run" / "config.yaml").read_text("utf-8") == config.to_yaml()
+    pipeline.run(former, say=lambda line: None)
+    assert not note.exists()
+
+
 def test_two_processes_do_not_work_on_one_output(done: Any) -> None:
     with guard.lock(Path(done.config.output)), pytest.raises(ValueError, match=r"run is in use by process \d+"):
         pipeline.run(done.config, say=lambda line: None)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from zhllama_jax.adapt import config as config_lib
+from zhllama_jax.adapt import steps
 from zhllama_jax.data import config as data_config
 from zhllama_jax.demo import world
 from zhllama_jax.train import config as train_config
@@ -16,11 +17,13 @@ def prepare(output: Path, *, seed: int) -> config_lib.Adapt:
     """Writes the world's files into `<output>/world` and returns the pipeline that learns it.
 
     Raises:
-      ValueError: another process works on the output.
+      ValueError: a seed that is not allowed, an output that holds something else, or one that another process works on.
     """
+    config = recipe(world.World(output / "world"), output=output, seed=seed)
     with guard.lock(output):  # a demo that is running reads these files
-        made = world.write(output / "world", seed=seed)
-    return recipe(made, output=output, seed=seed)
+        steps.claim(output)
+        world.write(output / "world", seed=seed)
+    return config
 
 
 def recipe(made: world.World, *, output: Path, seed: int) -> config_lib.Adapt:

@@ -15,6 +15,8 @@ from zhllama_jax.train import guard
 
 REPORT = "report.md"
 PAGE = "report.html"
+UNFINISHED = "UNFINISHED.txt"
+"""Lies beside a report of former settings until the one of the present settings takes its place."""
 
 
 def run(config: config_lib.Adapt, *, say: Callable[[str], None]) -> Path:
@@ -28,12 +30,16 @@ def run(config: config_lib.Adapt, *, say: Callable[[str], None]) -> Path:
       The report, `<output>/report.md`; `report.html`, `report.json`, `config.yaml`, `plots/` and the adapted `model` lie beside it.
 
     Raises:
-      FileNotFoundError, ValueError: an input is missing or does not fit, which is looked for before the first step; or another process
-        works on the output; or, when all is done and reported, the exported model gives other logits in `transformers`.
+      FileNotFoundError, ValueError: an input is missing or does not fit, which is looked for before the first step; or the output holds
+        what no pipeline wrote, or another process works on it; or, when all is done and reported, the exported model gives other
+        logits in `transformers`.
     """
     inputs.check(config)
     planned, output = plan(config), Path(config.output)
+    steps.check(planned, output)
     with guard.lock(output):
+        steps.claim(output)
+        _announce(config, output, say)
         files.atomic_write(output / summary.CONFIG, config.to_yaml())
         records = steps.run(planned, output, say)
         figures = summary.collect(config, records)
@@ -41,9 +47,21 @@ def run(config: config_lib.Adapt, *, say: Callable[[str], None]) -> Path:
         files.write_json(output / "report.json", figures)
         files.atomic_write(output / PAGE, report_html.page(figures))
         files.atomic_write(output / REPORT, report.markdown(figures))
+        (output / UNFINISHED).unlink(missing_ok=True)
     if (figures["check"] or {}).get("agrees") is False:
         raise ValueError(f"{places.of(config, places.FINAL)} gives other logits in transformers than here; see {output / REPORT}")
     return output / REPORT
+
+
+def _announce(config: config_lib.Adapt, output: Path, say: Callable[[str], None]) -> None:
+    """Says, and notes beside a former report until it is replaced, that it and the models are of other settings than this run's."""
+    written, note = output / summary.CONFIG, output / UNFINISHED
+    if not (output / REPORT).is_file():
+        return
+    if note.is_file() or not written.is_file() or written.read_text(encoding="utf-8") != config.to_yaml():
+        text = f"{REPORT}, {PAGE} and the models are of former settings until the run with those of {summary.CONFIG} has ended"
+        files.atomic_write(note, f"{text}.\n")
+        say(f"note: {output}: {text}")
 
 
 def plan(config: config_lib.Adapt) -> list[steps.Step]:

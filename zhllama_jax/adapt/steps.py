@@ -19,6 +19,9 @@ from typing import Any
 
 import zhllama_jax
 from zhllama_jax import files
+from zhllama_jax.train import guard
+
+RECORDS = ".steps"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,20 +64,40 @@ RECORDED = {"key": str, "seconds": float, "figures": dict}
 """What a record holds as JSON."""
 
 
+def check(steps: Sequence[Step], output: Path) -> None:
+    """Looks at all steps before the first one.
+
+    Raises:
+      FileNotFoundError: something that a step reads is missing.
+      ValueError: two steps of one name, a need that is not a former step, or an input where a step would write.
+    """
+    _check(steps)
+    _check_reads(steps, output)
+
+
+def claim(output: Path) -> None:
+    """Takes a folder as the output of a pipeline: an empty one, or that of a former run.
+
+    Raises:
+      ValueError: it holds files, and none of a pipeline.
+    """
+    records = output / RECORDS
+    if not records.is_dir() and any(path.name != guard.LOCK for path in output.iterdir()):
+        raise ValueError(f"{output} holds files that no run of this pipeline wrote: choose another output, or an empty folder")
+    records.mkdir(exist_ok=True)
+
+
 def run(steps: Sequence[Step], output: Path, say: Callable[[str], None]) -> dict[str, Record]:
     """Does every step that is not done yet, in order; says one line before and after each.
 
     Raises:
-      FileNotFoundError: something that a step reads is missing; nothing was done.
-      ValueError: two steps of one name, a need that is not a former step, an input where a step would write, or a folder that is not
-        empty though no step began it.
+      FileNotFoundError, ValueError: see `check`, before anything is done; or a folder that is not empty though no step began it.
     """
-    _check(steps)
-    _check_reads(steps, output)
+    check(steps, output)
     records: dict[str, Record] = {}
     for index, step in enumerate(steps, 1):
         key = _key(step, {name: records[name].key for name in step.needs})
-        record_path = output / ".steps" / f"{step.name}.json"
+        record_path = output / RECORDS / f"{step.name}.json"
         label = f"[{index}/{len(steps)}] {step.name}"
         record = _read(record_path)
         folder = _folder(step, output)
