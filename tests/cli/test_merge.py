@@ -57,7 +57,10 @@ def test_what_is_merged_is_what_would_have_run(
 def test_the_wrong_order_is_refused(base_model: Path, stack: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["merge", "--model", str(base_model), "--adapter", str(stack[1]), "--output", str(tmp_path / "merged")]
     assert program.run(words) == 1
-    assert "was trained on top of" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "was trained on top of" in said and "or fold them all the same with --force" in said
+    assert program.run(["generate", *words[1:-2], "--prompt", "hi"]) == 1
+    assert "force" not in capsys.readouterr().err, "a flag that this verb has not"
     assert not (tmp_path / "merged").exists()
     assert program.run([*words, "--force"]) == 0
     assert "note: " in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Folding: streamed equals in memory equals the library's rule, bit for bit; bases and orders are checked by digest."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -180,6 +181,36 @@ def test_order_and_completeness_are_checked(world: World, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
     assert "trained on top of" in fold.merge(world.base, [second], tmp_path / "m", force=True).notes[0]
     fold.merge(world.base, [first, second], tmp_path / "n")
+
+
+def test_an_adapter_that_another_went_on_with_is_to_be_left_out(world: World, tmp_path: Path, config: config_lib.LlamaConfig) -> None:
+    """What is tried first: the adapters of all stages, in order. Told by directories, not by digests."""
+    first, second, _ = map(peft.load, world.adapters)
+    tuned = tmp_path / "tuned"
+    peft.save(
+        tuned,
+        config=config,
+        lora=world.loras[1],
+        rows={},
+        lora_config=ATTENTION,
+        base=world.base,
+        base_fingerprint=str(first.base_fingerprint),
+        requires=[first.digest],
+        tokenizer=processor.Tokenizer.load(world.base),
+        history=[*second.history, {"step": "train", "stage": "sft"}],
+    )
+    one, two, three = world.adapters
+    message = f"{tuned} was trained on top of {one}, not of {one} and {two}: leave out {two}, whose training it went on with"
+    with pytest.raises(fold.Mismatch, match=re.escape(message)) as refused:
+        fold.merge(world.base, [one, two, tuned], tmp_path / "m")
+    assert "force" not in str(refused.value) and first.digest[:12] not in str(refused.value)
+    fold.merge(world.base, [one, tuned], tmp_path / "m")
+    with pytest.raises(fold.Mismatch, match=re.escape(f"an adapter that is not given ({first.digest[:12]}) and an adapter")):
+        fold.merge(world.base, [three], tmp_path / "n")
+    with pytest.raises(fold.Mismatch) as refused:
+        fold.merge(world.base, [two, one], tmp_path / "n")
+    assert f"{two} was trained on top of {one}, not of the base alone" in str(refused.value)
+    assert "leave out" not in str(refused.value), "the first is part of no other"
 
 
 def test_other_base_is_refused_unless_forced(

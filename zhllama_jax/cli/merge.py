@@ -32,7 +32,10 @@ def run(
     if shard_mib < 1:
         raise ValueError(f"shard_mib must be at least 1, got {shard_mib}")
     base, stack = located.model(model), located.adapters(adapter)
-    merged = fold.merge(base, stack, output, dtype=dtype, force=force, shard_bytes=shard_mib << 20, overwrite=overwrite)
+    try:
+        merged = fold.merge(base, stack, output, dtype=dtype, force=force, shard_bytes=shard_mib << 20, overwrite=overwrite)
+    except fold.Mismatch as error:
+        raise ValueError(f"{error}, or fold them all the same with --force") from None
     for note in merged.notes:
         terminal.say(f"zhllama: note: {note}")
     terminal.result(f"{output}: {len(adapter)} adapters folded into {model}, fingerprint {merged.manifest['fingerprint'][:16]}")

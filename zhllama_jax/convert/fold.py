@@ -18,6 +18,10 @@ from zhllama_jax.model import config as config_lib
 from zhllama_jax.tokenizer import processor
 
 
+class Mismatch(ValueError):
+    """Adapters that do not belong to the base, or not in this order; `force` folds them all the same."""
+
+
 class Merged(NamedTuple):
     """What a merge wrote: the manifest of the new directory, and notes for the user."""
 
@@ -152,7 +156,8 @@ def check(
       Notes for the user.
 
     Raises:
-      ValueError: an adapter does not fit the model's shape (also with `force`), belongs to another base, or others must come before it.
+      Mismatch: an adapter belongs to another base, or others must come before it.
+      ValueError: an adapter does not fit the model's shape, also with `force`.
     """
     doubts: list[str] = []
     notes: list[str] = []
@@ -175,9 +180,9 @@ def check(
             other, this = adapter.base_fingerprint[:12], str(fingerprint)[:12]
             doubts.append(f"{adapter.directory} was trained on another model ({other}) than {base} ({this})")
         if adapter.requires != before:
-            doubts.append(f"{adapter.directory} was trained on top of {_brief(adapter.requires)}, given before it: {_brief(before)}")
+            doubts.append(_misplaced(adapter, adapters[:number], adapters))
     if doubts and not force:
-        raise ValueError(f"{'; '.join(doubts)}. Give the base and all adapters in the order of training, or force it")
+        raise Mismatch(f"{'; '.join(doubts)}. Give the base and all adapters in the order of training")
     return notes + doubts
 
 
@@ -267,5 +272,20 @@ def _stored_dtype(reader: safetensors_io.Reader, where: Path) -> str:
     return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[found.pop()]
 
 
-def _brief(digests: Sequence[str]) -> str:
-    return ", ".join(digest[:12] for digest in digests) or "none"
+def _went_on(adapter: peft.Adapter, former: peft.Adapter) -> bool:
+    """Whether an adapter took the former one's place, by continue or extend: it stands on the same ones and has its history and more."""
+    length = len(former.history)
+    return adapter.requires == former.requires and 0 < length < len(adapter.history) and adapter.history[:length] == former.history
+
+
+def _misplaced(adapter: peft.Adapter, before: Sequence[peft.Adapter], given: Sequence[peft.Adapter]) -> str:
+    """That the adapters given before one are not those that it was trained on, and what to do; by directories as far as they are given."""
+    places = {other.digest: str(other.directory) for other in given}
+    wanted = [places.get(digest, f"an adapter that is not given ({digest[:12]})") for digest in adapter.requires]
+    text = f"{adapter.directory} was trained on top of {' and '.join(wanted) or 'the base alone'}, not of"
+    text += f" {' and '.join(str(other.directory) for other in before) or 'the base alone'}"
+    surplus = [other for other in before if other.digest not in adapter.requires]
+    contained = [str(other.directory) for other in surplus if _went_on(adapter, other)]
+    if contained:
+        text += f": leave out {' and '.join(contained)}, whose training it went on with and which it holds"
+    return text
