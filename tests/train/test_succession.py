@@ -45,9 +45,26 @@ def test_a_stage_of_every_weight_leaves_nothing_to_fold() -> None:
         ("continue", ALL, [ROWS], "none of the adapters holds LoRA factors: say fresh"),
         ("continue", ATTENTION, [FACTORS, ROWS], "rows holds rows only: say fold"),
         ("continue", None, [FACTORS], "needs a stage with LoRA targets"),
-        ("continue", ALL, [FACTORS], "it has factors on q_proj, k_proj, v_proj, o_proj, the stage on"),
-        ("continue", lora_config.LoraConfig(rank=4, alpha=1.0, targets=lora_config.ATTENTION), [FACTORS], "its rank is 8.*its alpha is 32"),
-        ("extend", ATTENTION, [FACTORS], "must hold its own .* and more"),
+        ("continue", ALL, [FACTORS], "it has factors on q_proj, k_proj, v_proj, o_proj, the stage on .*: say extend, .* same stage.lora$"),
+        (
+            "continue",
+            ATTENTION,
+            [succession.Former("all", ALL)],
+            "down_proj, the stage on .*: say fold, .* both stages the same stage.lora$",
+        ),
+        (
+            "continue",
+            lora_config.LoraConfig(rank=4, alpha=1.0, targets=lora_config.ATTENTION),
+            [FACTORS],
+            "its rank is 8.*its alpha is 32.*: set lora.rank, lora.alpha to the same, or say fold",
+        ),
+        ("extend", ATTENTION, [FACTORS], "must hold its own .* and more: say continue$"),
+        (
+            "extend",
+            ATTENTION,
+            [succession.Former("all", ALL)],
+            "must hold its own .* and more: set stage.lora to those and more, or say fold",
+        ),
     ],
 )
 def test_what_cannot_follow_is_refused(

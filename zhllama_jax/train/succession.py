@@ -7,6 +7,7 @@ from typing import NamedTuple
 from zhllama_jax.lora import config as lora_config
 from zhllama_jax.train import config as config_lib
 
+FOLD = "fold, which begins new factors"
 KERNELS = (*(f"layers/self_attn/{name}" for name in lora_config.ATTENTION), *(f"layers/mlp/{name}" for name in lora_config.MLP))
 
 
@@ -85,12 +86,15 @@ def _problems(mode: config_lib.Takeover, wanted: lora_config.LoraConfig, last: l
     if mode == "extend":
         if theirs < ours:
             return []
-        return [f"the stage's targets ({', '.join(wanted.targets)}) must hold its own ({', '.join(last.targets)}) and more"]
+        remedy = "say continue" if ours == theirs else f"set stage.lora to those and more, or say {FOLD}"
+        return [f"the stage's targets ({', '.join(wanted.targets)}) must hold its own ({', '.join(last.targets)}) and more: {remedy}"]
     problems = []
     if ours != theirs:
-        problems.append(f"it has factors on {', '.join(last.targets)}, the stage on {', '.join(wanted.targets)}")
-    return problems + [
-        f"its {name} is {getattr(last, name)}, the stage's {getattr(wanted, name)}"
-        for name in ("rank", "alpha", "rslora")
-        if getattr(wanted, name) != getattr(last, name)
-    ]
+        grown = "say extend, which gives the further kernels new factors, " if theirs < ours else ""
+        remedy = f"{grown or f'say {FOLD}, '}or give both stages the same stage.lora"
+        problems.append(f"it has factors on {', '.join(last.targets)}, the stage on {', '.join(wanted.targets)}: {remedy}")
+    other = [name for name in ("rank", "alpha", "rslora") if getattr(wanted, name) != getattr(last, name)]
+    if other:
+        differences = ", ".join(f"its {name} is {getattr(last, name)}, the stage's {getattr(wanted, name)}" for name in other)
+        problems.append(f"{differences}: set {', '.join(f'lora.{name}' for name in other)} to the same, or say {FOLD}")
+    return problems
