@@ -29,6 +29,20 @@ def test_model_page_tells_shape_vocabulary_and_steps(page: Callable[..., str], c
     assert max(map(len, text.splitlines())) < 400
 
 
+def test_steps_are_told_in_words(page: Callable[..., str]) -> None:
+    """No braces of a program, and of digests no more than tells them apart."""
+    adapters = [{"name": "adapter", "digest": "c9d0251b1134" + 52 * "e"}, {"name": "other", "digest": "fade" * 16}]
+    steps = [
+        {"step": "train", "stage": "sft", "tokens": 2048, "learning_rate": 0.004},
+        {"step": "merge", "base": "resized", "base_fingerprint": "ab12" * 16, "adapters": adapters},
+        {"step": "resize", "base_fingerprint": None, "adapters": []},
+    ]
+    text = page(history=steps)
+    assert "1. train: stage sft, tokens 2,048, learning rate 0.004\n" in text
+    merge = "base resized, base fingerprint `ab12ab12ab12`, adapters adapter `c9d0251b1134` and other `fadefadefade`"
+    assert f"2. merge: {merge}\n3. resize: adapters none\n" in text
+
+
 def test_prompted_models_are_used_by_chat_template(page: Callable[..., str]) -> None:
     assert "apply_chat_template" not in page()
     assert "continues text" in page()

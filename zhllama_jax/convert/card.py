@@ -1,5 +1,6 @@
 """The README.md of what is written: plain sentences about what the directory is, where it came from and how to load it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -116,7 +117,7 @@ def _vocabulary(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer) 
 def _steps(history: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for number, entry in enumerate(history, 1):
-        rest = ", ".join(f"{key} {_brief(value)}" for key, value in entry.items() if key != "step")
+        rest = ", ".join(f"{key.replace('_', ' ')} {_said(value)}" for key, value in entry.items() if key != "step" and value is not None)
         lines.append(f"{number}. {entry.get('step', 'step')}{': ' if rest else ''}{rest}")
     return "\n".join(lines) or "None recorded."
 
@@ -149,7 +150,15 @@ print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 ```"""
 
 
-def _brief(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    text = text.replace("\n", " ")
-    return text if len(text) <= 120 else f"{text[:120]}…"
+def _said(value: Any) -> str:
+    """A value of a step in words: digests by their beginning, lists by their parts."""
+    if isinstance(value, Mapping):
+        return " ".join(map(_said, value.values()))
+    if isinstance(value, list | tuple):
+        return " and ".join(map(_said, value)) or "none"
+    if isinstance(value, bool) or not isinstance(value, int):
+        text = str(value).replace("\n", " ")
+        if re.fullmatch("[0-9a-f]{64}", text):
+            return f"`{text[:12]}`"
+        return text if len(text) <= 120 else f"{text[:120]}…"
+    return f"{value:,}"
