@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -206,6 +207,20 @@ def test_faults_and_empty_splits_stop_the_build_and_leave_nothing(tmp_path: Path
         assert not (tmp_path / "out").exists()
     built = build.text(config.TextData(files=(str(bad),), on_error="skip"), tokenizer, tmp_path / "out")
     assert built.metadata["splits"]["train"]["faults"] == {"malformed": 1}
+
+
+@pytest.mark.parametrize(("overlong", "why"), [("cut", "have a prompt that fills"), ("drop", "are longer than")])
+def test_rows_that_are_all_too_long_are_counted(
+    tmp_path: Path, tokenizer: processor.Tokenizer, overlong: Literal["cut", "drop"], why: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"instruction": f"say {number}", "output": "one" if number else ""} for number in range(4)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    data = config.SftData(files=(str(path),), length=8, overlong=overlong)
+    message = rf"rows\.jsonl: no row is left to train on: 3 of 4 rows {why} 8 tokens: raise length .*; 1 of 4 rows have an empty answer$"
+    with pytest.raises(ValueError, match=message):
+        build.sft(data, tokenizer, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_progress_is_reported(tmp_path: Path, corpus: Path, tokenizer: processor.Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

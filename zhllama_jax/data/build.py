@@ -311,7 +311,7 @@ def _sft_rows(
 
     packed = pack.pack_examples(examples(), length=data.length, pad_id=tokenizer.pad_id or 0, several=data.packing == "several")
     yield from _counted(packed, counts)
-    _require(counts["examples"], split, data.held_out, paths)
+    _require(counts["examples"], split, data.held_out, paths, left_out=_left_out(counts, data))
     forms = {name: dict(rows) for name, rows in read.forms.items()}
     metadata["splits"][split] = {**counts, "forms": forms, "faults": dict(read.faults), "located": read.located}
 
@@ -329,11 +329,25 @@ def _counted(rows: Iterable[pack.Row], counts: Counter[str]) -> Iterator[pack.Ro
         yield row
 
 
-def _require(number: int, split: str, held_out: float, paths: Sequence[Path]) -> None:
-    """Raises where a split came out empty."""
+def _left_out(counts: Counter[str], data: config.SftData) -> str:
+    """Why no row of a split is left, where rows were read."""
+    longer = "are longer than" if data.overlong == "drop" else "have a prompt that fills"
+    reasons = {
+        "dropped_overlong": f"{longer} {data.length:,} tokens: raise length (of adapt: sequence_length)",
+        "dropped_empty": "have an empty answer",
+        "dropped_held_out": "begin like a row of the validation files: take them out of one of the two",
+    }
+    total = sum(counts[name] for name in reasons)
+    return "; ".join(f"{counts[name]:,} of {total:,} rows {reason}" for name, reason in reasons.items() if counts[name])
+
+
+def _require(number: int, split: str, held_out: float, paths: Sequence[Path], *, left_out: str = "") -> None:
+    """Raises where a split came out empty; `left_out` says what became of the rows that were read."""
     if number:
         return
     names = ", ".join(map(str, paths))
+    if left_out:
+        raise ValueError(f"{names}: no row is left to {'train' if split == TRAIN else 'validate'} on: {left_out}")
     if split == VALIDATION and held_out:
         raise ValueError(f"held_out {held_out} holds nothing out of {names}: raise it, or name validation_files")
     raise ValueError(f"{names}: nothing to train on in there" if split == TRAIN else f"{names}: nothing to validate on in there")
