@@ -123,6 +123,19 @@ def test_pieces_join_to_the_whole_text(tokenizer: processor.Tokenizer, model: tu
             assert all(shown)
 
 
+@pytest.mark.parametrize("stop", [(), ("never written",)])
+def test_progress_counts_prompts(
+    tokenizer: processor.Tokenizer, model: tuple[model_config.LlamaConfig, dict[str, Any]], stop: tuple[str, ...]
+) -> None:
+    seen: list[tuple[int, int]] = []
+    generation = dataclasses.replace(GENERATION, max_new_tokens=2, batch_size=2, stop=stop)
+    prompts = [tokenizer.encode(text, bos=True) for text in ("The dog", "A", "Rivers run to")]
+    stream.complete(
+        *model, tokenizer, prompts, sampling=SAMPLING, generation=generation, progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(2, 3), (3, 3)]
+
+
 def test_text_after_a_stop_text_is_never_shown(
     tokenizer: processor.Tokenizer, model: tuple[model_config.LlamaConfig, dict[str, Any]]
 ) -> None:

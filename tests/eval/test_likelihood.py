@@ -46,10 +46,19 @@ def test_score_is_the_plain_sum_over_texts_that_fit(model):
     assert math.isclose(result.bits_per_character, expected / math.log(2) / 23, rel_tol=1e-5)
 
 
+def test_progress_counts_windows_up_to_all_of_them(model):
+    config, weights = model
+    seen = []
+    tokenizer = Letters(config.vocab_size)
+    likelihood.score(config, weights, tokenizer, ["a" * 50, "b", "c" * 20], batch=2, progress=lambda *counts: seen.append(counts))
+    assert {total for _, total in seen} == {9}
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen) and seen[-1] == (9, 9) and len(seen) == 5
+
+
 def test_windows_score_every_token_once_with_half_a_window_before_it():
     ids = list(range(100, 150))
     seen = []
-    for inputs, targets, mask, _ in likelihood._windows([likelihood.Passage(ids, [False] + [True] * 49)], 16):
+    for inputs, targets, mask in likelihood._windows([likelihood.Passage(ids, [False] + [True] * 49)], 16):
         assert len(inputs) == len(targets) == len(mask) <= 16
         assert [id_ + 1 for id_ in inputs] == list(targets)
         counted = [target for target, counts in zip(targets, mask, strict=True) if counts]

@@ -96,4 +96,4 @@ def test_a_terminal_gets_a_progress_line(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "00:00"), (61, "01:01"), (3723, "1:02:03")])
 def test_clock(seconds, text) -> None:
-    assert log._clock(seconds) == text
+    assert log.clock(seconds) == text

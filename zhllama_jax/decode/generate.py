@@ -5,7 +5,7 @@ new tokens) or travels as an array (seeds, limits, stop ids, sampling values), s
 `generate` decodes each batch in one compiled program; `Session` holds the same batch and hands its tokens out as they come.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -161,6 +161,7 @@ def generate(
     sampling: config_lib.Sampling,
     generation: config_lib.Generation,
     options: llama.Options,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Answer]:
     """Continues prompts of ids; the answers stand in the order of the prompts. Stop texts of `generation` play no part here.
 
@@ -171,15 +172,20 @@ def generate(
       sampling: how tokens are drawn.
       generation: how many, from which seed, up to which ids.
       options: how the model computes; its dtype is the cache's too.
+      progress: called after each batch with the number of prompts answered and of all prompts.
 
     Raises:
       ValueError: see `check`.
     """
     found: list[Answer] = [Answer([], "")] * len(prompts)
+    done = 0
     for chosen, batch in batches(config, prompts, sampling=sampling, generation=generation, options=options):
         got = loop.run(batch.shape, weights, batch.prompts_BT, batch.length_B, batch.request)
         for i, answer in zip(chosen, _read(batch, got), strict=True):
             found[i] = answer
+        done += len(chosen)
+        if progress is not None:
+            progress(done, len(prompts))
     return found
 
 

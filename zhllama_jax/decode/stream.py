@@ -6,7 +6,7 @@ waits until it is one, or cannot become one. Where an answer ends does not depen
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zhllama_jax.decode import config as config_lib
@@ -94,6 +94,7 @@ def complete(
     generation: config_lib.Generation,
     options: llama.Options | None = None,
     continuation: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Completion]:
     """Answers prompts, in their order.
 
@@ -107,6 +108,7 @@ def complete(
       options: how the model computes; None means float32.
       continuation: whether the texts continue those of their prompts, so that a first word keeps the blank before it; otherwise
         they are texts of their own, like the answer to an instruction.
+      progress: called after each batch with the number of prompts answered and of all prompts.
 
     Raises:
       ValueError: the tokenizer is not this model's, or see `generate.check`.
@@ -115,11 +117,12 @@ def complete(
     _check_fit(config, tokenizer)
     writers = [Writer(tokenizer, stop=generation.stop, after=prompt if continuation else ()) for prompt in prompts]
     if not generation.stop:
-        answers = generate.generate(config, weights, prompts, sampling=sampling, generation=generation, options=options)
+        answers = generate.generate(config, weights, prompts, sampling=sampling, generation=generation, options=options, progress=progress)
         texts = ["".join([*map(writer.push, answer.ids), writer.flush()]) for writer, answer in zip(writers, answers, strict=True)]
         return [Completion(text, *answer) for text, answer in zip(texts, answers, strict=True)]
 
     found = [Completion("", [], "")] * len(prompts)
+    done = 0
     for chosen, batch in generate.batches(config, prompts, sampling=sampling, generation=generation, options=options):
         session = generate.Session(weights, batch)
         texts = [""] * len(chosen)
@@ -127,6 +130,9 @@ def complete(
             texts[row] += piece
         for i, text, answer in zip(chosen, texts, session.answers, strict=True):
             found[i] = Completion(text, *answer)
+        done += len(chosen)
+        if progress is not None:
+            progress(done, len(prompts))
     return found
 
 

@@ -78,7 +78,8 @@ class Passage(NamedTuple):
     scored: Sequence[bool]
 
 
-Window = tuple[Sequence[int], Sequence[int], list[bool], int]
+Window = tuple[Sequence[int], Sequence[int], list[bool]]
+Progress = Callable[[int, int], None]
 
 
 def score(
@@ -90,7 +91,7 @@ def score(
     length: int | None = None,
     batch: int = 8,
     options: llama.Options = DEFAULT,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Score:
     """Scores whole texts: each begins with BOS, and every token of it is predicted exactly once.
 
@@ -105,7 +106,7 @@ def score(
       length: window in tokens; None takes the model's context length.
       batch: windows per call.
       options: how to compute.
-      progress: called with the number of texts done.
+      progress: called with the number of windows done and of all windows.
 
     Raises:
       ValueError: the tokenizer does not fit the model, there is no text, or see `check_windows`.
@@ -136,16 +137,16 @@ def total_nats(
     length: int,
     batch: int = 8,
     options: llama.Options = DEFAULT,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> float:
     """Sum of -ln p over all scored ids, in windows of `length` that overlap by half."""
     total, done = 0.0, 0
-    for rows in _batches(_windows(sequences, length), batch, length):
-        tokens_BT, targets_BT, mask_BT, document = rows
-        total += float(_nats(config, options, dict(weights), tokens_BT, targets_BT, mask_BT))
-        if progress is not None and document > done:
-            done = document
-            progress(done)
+    windows = list(_windows(sequences, length))
+    for number, arrays_BT in _batches(windows, batch, length):
+        total += float(_nats(config, options, dict(weights), *arrays_BT))
+        done += number
+        if progress is not None:
+            progress(done, len(windows))
     return total
 
 
@@ -180,29 +181,29 @@ def _nats(
 
 
 def _windows(sequences: Sequence[Passage], length: int) -> Iterator[Window]:
-    """Cuts every sequence into (inputs, targets, which targets count, index of the sequence)."""
+    """Cuts every sequence into (inputs, targets, which targets count)."""
     stride = max(length // 2, 1)
-    for index, (ids, scored) in enumerate(sequences):
+    for ids, scored in sequences:
         start, counted = 0, 0  # targets below `counted` were scored by an earlier window
         while counted < len(ids) - 1:
             stop = min(start + length, len(ids) - 1)
             mask = [bool(scored[position + 1]) and position >= counted for position in range(start, stop)]
-            yield ids[start:stop], ids[start + 1 : stop + 1], mask, index
+            yield ids[start:stop], ids[start + 1 : stop + 1], mask
             counted = stop
             start += stride
 
 
-def _batches(windows: Iterable[Window], batch: int, length: int) -> Iterator[tuple[Any, ...]]:
-    """Groups windows of similar length into arrays of few shapes; what is missing is padding that does not count."""
+def _batches(windows: Iterable[Window], batch: int, length: int) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+    """Groups windows of similar length into arrays of few shapes, with their number; what is missing is padding that does not count."""
     waiting: dict[int, list[Window]] = {}
     for window in windows:
         width = _width(len(window[0]), length)
         group = waiting.setdefault(width, [])
         group.append(window)
         if len(group) == batch:
-            yield _padded(waiting.pop(width), batch, width)
+            yield batch, _padded(waiting.pop(width), batch, width)
     for width, group in waiting.items():
-        yield _padded(group, batch, width)
+        yield len(group), _padded(group, batch, width)
 
 
 def _width(tokens: int, length: int) -> int:
@@ -210,13 +211,13 @@ def _width(tokens: int, length: int) -> int:
     return min(max(1 << (tokens - 1).bit_length(), SHORTEST), length)
 
 
-def _padded(group: Sequence[Window], batch: int, width: int) -> tuple[Any, ...]:
-    """(tokens, targets, mask, index of the last sequence) of one group of windows."""
+def _padded(group: Sequence[Window], batch: int, width: int) -> tuple[np.ndarray, ...]:
+    """(tokens, targets, mask) of one group of windows."""
     tokens_BT = np.zeros((batch, width), np.int32)
     targets_BT = np.zeros((batch, width), np.int32)
     mask_BT = np.zeros((batch, width), bool)
-    for row, (inputs, targets, mask, _) in enumerate(group):
+    for row, (inputs, targets, mask) in enumerate(group):
         tokens_BT[row, : len(inputs)] = inputs
         targets_BT[row, : len(targets)] = targets
         mask_BT[row, : len(mask)] = mask
-    return tokens_BT, targets_BT, mask_BT, group[-1][3]
+    return tokens_BT, targets_BT, mask_BT

@@ -84,7 +84,7 @@ class Journal:
         flops = {"flops_per_second": round(pace.flops_per_second)}
         utilisation = {} if pace.utilisation is None else {"mfu": round(pace.utilisation, 4)}
         self._record({"kind": "train", "step": step, **figures, **seconds, **flops, **utilisation})
-        left = _clock(self._left(step))
+        left = clock(self._left(step))
         share = f"{pace.flops_per_second / 1e9:,.1f} GFLOP/s" if pace.utilisation is None else f"MFU {100 * pace.utilisation:.1f} %"
         text = f"loss {figures['loss']:.4f}  lr {figures['learning_rate']:.2e}  norm {figures['grad_norm']:.3f}  "
         text += f"{pace.tokens_per_second:,.0f} tokens/s  {share}"
@@ -190,6 +190,13 @@ def summary(directory: Path) -> dict[str, Any]:
     }
 
 
+def clock(seconds: float) -> str:
+    """1:02:03 or 02:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute:02}:{second:02}"
+
+
 def _truncate(path: Path, step: int) -> None:
     """Leaves only the lines up to `step`; the rest belongs to steps that are done again."""
     if path.is_file():
@@ -216,13 +223,6 @@ def _bar(total: int, step: int) -> Any:
     bar.add_task("compiling", total=total, completed=step)
     bar.start()
     return bar
-
-
-def _clock(seconds: float) -> str:
-    """1:02:03 or 02:03."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute:02}:{second:02}"
 
 
 def _without_nan(value: Any) -> Any:
