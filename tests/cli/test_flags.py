@@ -114,6 +114,33 @@ def test_a_bare_switch_means_true(words: list[str], dry: bool) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sources:
+    """What is read.
+
+    Attributes:
+      sources: corpora or names of them.
+    """
+
+    sources: tuple[Optimizer, ...]
+    named: tuple[str | Optimizer, ...] = ()
+
+
+def read(sources: Sources, /) -> None:
+    """Reads."""
+
+
+@pytest.mark.parametrize("words", [["{rate: 1}", "{rate: 2}"], ["[{rate: 1}, {rate: 2}]"], ['[{"rate": 1}, {"rate": 2}]']])
+def test_mappings_stand_one_by_one_or_as_the_whole_list(words: list[str]) -> None:
+    [got], _ = flags.parse("read", read, ["--sources", *words, "--named", "a, b: c", "{rate: 3}"])
+    assert got == Sources((Optimizer(1.0), Optimizer(2.0)), ("a, b: c", Optimizer(3.0)))
+
+
+def test_a_wrong_mapping_is_told_in_our_words() -> None:
+    with pytest.raises(schema.UsageError, match=r"^--sources: expected a list, each a mapping with the keys rate, betas, got 'rows'$"):
+        flags.parse("read", read, ["--sources", "rows"])
+
+
+@dataclasses.dataclass(frozen=True)
 class Corpus:
     """A text."""
 
@@ -226,7 +253,7 @@ def test_help_shows_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_on_a_dataclass_shows_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        flags.parse("train", train, ["--help"])
+        flags.parse("train", train, ["--help_all"])
     assert "the learning rate" in capsys.readouterr().out
 
 

@@ -1,5 +1,6 @@
 """Finding verbs, exit statuses, one-line errors, and a help text that comes at once."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -92,6 +93,8 @@ def answer(verb: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *, debug: 
         (ValueError("the tokenizer\n  does not fit"), "the tokenizer does not fit"),
         (FileNotFoundError("m/config.json not found: expected a model"), "m/config.json not found: expected a model"),
         (PermissionError(13, "Permission denied", "/root/x"), "/root/x: permission denied"),
+        (OSError(28, "No space left on device"), "no space left on device"),
+        (FileExistsError(17, "File exists", "runs"), "runs is a file, and a folder is needed there"),
         (ValueError(), "ValueError"),
     ],
 )
@@ -126,6 +129,45 @@ def test_used_up_memory_is_one_line_that_helps(
     shown = capsys.readouterr().err
     assert shown.startswith("zhllama: error: not enough memory (") and shown.count("\n") == 1
     assert " ".join(str(error).split()) in shown and "micro_batch" in shown
+
+
+def test_a_full_disk_is_one_line_also_where_a_library_met_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise RuntimeError("write() failed: No space left on device; writing out/rows\nat byte 307200")
+
+    assert answer(fail, monkeypatch) == 1
+    assert capsys.readouterr().err == (
+        "zhllama: error: no space left on device (write() failed: No space left on device; writing out/rows at byte 307200)\n"
+    )
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_result_that_cannot_be_written_is_one_line(stream: str) -> None:
+    with open("/dev/full", "w") as full:
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
+        done = subprocess.run([sys.executable, "-m", "zhllama_jax", "stages", "--size", "micro"], text=True, check=False, **options)
+    if stream == "stdout":
+        assert (done.returncode, done.stderr) == (1, "zhllama: error: no space left on device\n")
+    else:
+        assert done.returncode == 0 and "trainable" in done.stdout
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_trouble(closed: str) -> None:
+    command = f"{sys.executable} -m zhllama_jax stages --size micro {closed}; echo $? >&9"
+    done = subprocess.run(["bash", "-c", f"{{ {command}; }} 9>&1"], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "0" and done.stderr == ""
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "en_US.ISO-8859-1"])
+def test_any_locale_will_do(locale: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "zhllama_jax", "stages", "--size", "中文"],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "LC_ALL": locale},
+    )
+    assert done.returncode == 1 and "unknown model size '中文'" in done.stderr.decode()
 
 
 @pytest.mark.parametrize(("code", "status", "err"), [("it ends here", 1, "zhllama: error: it ends here\n"), (None, 0, ""), (75, 75, "")])

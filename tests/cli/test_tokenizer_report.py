@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zhllama_jax.cli import program
+from zhllama_jax.cli import program, terminal
 
 SENTENCE = "人工智能是计算机科学、心理学、哲学等学科融合的交叉学科。"
 
@@ -32,7 +32,7 @@ def test_the_report_is_shown_and_written(english_pieces: Path, merged: Path, tmp
     assert report(english_pieces, merged, "--text", f"诗={chinese}", str(english), "--output", str(tmp_path / "out")) == 0
     shown = capsys.readouterr().out
     assert SENTENCE in shown
-    assert shown == (tmp_path / "out" / "report.md").read_text()
+    assert shown == terminal.aligned((tmp_path / "out" / "report.md").read_text())
     figures = json.loads((tmp_path / "out" / "report.json").read_text())
     assert list(figures["texts"]) == ["诗", "english"]
     assert figures["texts"]["english"]["changed_lines"] == 0

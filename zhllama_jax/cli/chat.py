@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-from zhllama_jax.cli import decoding, ready, terminal
+from zhllama_jax.cli import compilation, decoding, ready, terminal
 
 if TYPE_CHECKING:
     from zhllama_jax.decode import config as decode_config
@@ -18,6 +18,7 @@ def run(
     template: str | None = None,
     memory: bool = True,
     dtype: ready.Dtype = "auto",
+    compilation_cache: compilation.Cache = "auto",
 ) -> None:
     """Talks with a model, line by line.
 
@@ -31,18 +32,27 @@ def run(
       template: what stands around an instruction; by default the one that the model was tuned with.
       memory: whether earlier turns are part of the prompt.
       dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
+      compilation_cache: where compiled programs are kept between calls: auto (on accelerators, in the user's cache directory), on, off,
+        or a directory.
+
+    Examples:
+      zhllama chat --model adapted
+      zhllama chat --model llama-7b-zh --adapter runs/sft/adapter --temperature 0.5
     """
     import dataclasses
 
     from zhllama_jax.decode import config as decode_config
     from zhllama_jax.decode import stream
 
+    compilation.cache(compilation_cache)
     loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
     template = template or loaded.template
     if template == "none":
         raise ValueError(f"{model} was not tuned on instructions: use `zhllama generate`, or say how to ask it with --template alpaca")
     sampling, generation = decode.resolve(loaded.generation, source=str(loaded.directory / "generation_config.json"))
     history: list[tuple[str, str]] = []
+    if sys.stdin.isatty():
+        terminal.say("(ask something; /clear forgets the conversation, /exit or Ctrl-D ends it)")
     while (question := _ask()) is not None:
         if question == "/clear":
             history.clear()

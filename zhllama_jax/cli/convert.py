@@ -24,6 +24,10 @@ def run(
       dtype: of the stored weights; the input's if left out.
       shard_mib: a file of weights is closed before it would exceed so many MiB.
       overwrite: replace a directory that zhllama wrote, at once when the new one is complete; an input is never replaced.
+
+    Examples:
+      zhllama convert --input adapted --output adapted-bf16 --dtype bfloat16
+      zhllama convert --input adapted --output small-shards --shard_mib 1024
     """
     from zhllama_jax import files
     from zhllama_jax.convert import llama_hf, manifest
@@ -48,3 +52,4 @@ def run(
         overwrite=overwrite,
     )
     terminal.result(f"{output}: {len(written['tensors'])} tensors, fingerprint {written['fingerprint'][:16]}")
+    terminal.then("verify", "--left", input, "--right", output)

@@ -16,9 +16,10 @@ def run(
     sft: data_config.SftData | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Builds a store of packed rows from text or instructions, as `train` and `adapt` do by themselves.
+    """Builds a store of packed rows from text or instructions.
 
-    A training reads it as `data.sources: [{store: DIR}]`. The same inputs and choices again are a look-up.
+    `train` and `adapt` do so by themselves. A training reads it as `data.sources: [{store: DIR}]`. The same inputs and choices again are
+    a look-up.
 
     Args:
       tokenizer: SentencePiece model, a directory that holds one, or a hub id (owner/name); the store serves models of this tokenizer only.
@@ -26,6 +27,10 @@ def run(
       text: a corpus and how it becomes rows, such as --text.files a.txt b.jsonl --text.length 512 --text.held_out 0.01.
       sft: instruction rows and how they become rows, such as --sft.files rows.json --sft.length 512; excludes text.
       overwrite: replace a store of other inputs or choices; an input is never replaced, nor is anything else than a store.
+
+    Examples:
+      zhllama data build --tokenizer merged.model --text.files zh.jsonl --text.held_out 0.01 --output rows
+      zhllama data build --tokenizer merged.model --sft.files alpaca_zh.json --output rows_sft
     """
     from zhllama_jax import files
     from zhllama_jax.data import build, store
@@ -52,3 +57,5 @@ def run(
             if count:
                 terminal.result(f"{split}: {name.replace('_', ' ')}: {count:,}")
     terminal.say(f"{'wrote' if built.fresh else 'was there already:'} {output}, rows of {built.train.length} tokens")
+    stage = ["--stage", "sft"] if sft is not None else []
+    terminal.then("train", "--model", "MODEL", *stage, "--data.sources", f"{{store: {output}}}", "--steps", 1000, "--output", "runs/stage")

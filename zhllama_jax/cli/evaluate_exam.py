@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zhllama_jax.cli import ready, terminal
+from zhllama_jax.cli import compilation, ready, terminal
 
 
 def run(
@@ -15,6 +15,7 @@ def run(
     output: Path | None = None,
     overwrite: bool = False,
     dtype: ready.Dtype = "auto",
+    compilation_cache: compilation.Cache = "auto",
 ) -> None:
     """Prints how many instructions a model answers exactly, by task, greedily.
 
@@ -29,6 +30,11 @@ def run(
       output: JSON file for the figures, the first wrong answers among them.
       overwrite: replace an existing output; an input is never replaced.
       dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
+      compilation_cache: where compiled programs are kept between calls: auto (on accelerators, in the user's cache directory), on, off,
+        or a directory.
+
+    Examples:
+      zhllama evaluate exam --model adapted --exam questions.jsonl
     """
     from zhllama_jax import files, templates
     from zhllama_jax.adapt import measure
@@ -42,6 +48,7 @@ def run(
     if output is not None:
         files.free_file(output, overwrite=overwrite, inputs=[model, exam, *(adapter or ())])
     questions = answers.read(exam)
+    compilation.cache(compilation_cache)
     loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
     prompt = manifest.Prompt(template=template or loaded.template, boundary=loaded.boundary)
     subject = measure.Subject(loaded.config, loaded.weights, loaded.tokenizer)

@@ -17,9 +17,10 @@ def run(
     output: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Prints bits per character of texts under an n-gram model of characters: what a language model has to beat.
+    """Prints bits per character of texts under an n-gram model of characters.
 
-    Interpolated modified Kneser-Ney smoothing; characters that were never seen are priced by their code point.
+    That is what a language model has to beat. Interpolated modified Kneser-Ney smoothing; characters that were never seen are priced by
+    their code point.
 
     Args:
       fit: .txt or .jsonl files that the model is fitted on.
@@ -30,6 +31,9 @@ def run(
       max_documents: documents scored of each text, from its start; all by default.
       output: JSON file for the figures.
       overwrite: replace an existing output; an input is never replaced.
+
+    Examples:
+      zhllama evaluate ngram --fit zh.jsonl --text zh=zh_test.txt
     """
     import itertools
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zhllama_jax.cli import ready, terminal, texts
+from zhllama_jax.cli import compilation, ready, terminal, texts
 from zhllama_jax.data import config as data_config
 
 
@@ -19,6 +19,7 @@ def run(
     output: Path | None = None,
     overwrite: bool = False,
     dtype: ready.Dtype = "auto",
+    compilation_cache: compilation.Cache = "auto",
 ) -> None:
     """Prints bits per token, byte and character of texts under a model.
 
@@ -36,6 +37,12 @@ def run(
       output: JSON file for the figures.
       overwrite: replace an existing output; an input is never replaced.
       dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
+      compilation_cache: where compiled programs are kept between calls: auto (on accelerators, in the user's cache directory), on, off,
+        or a directory.
+
+    Examples:
+      zhllama evaluate perplexity --model adapted --text zh=zh_test.txt en=en_test.txt
+      zhllama evaluate perplexity --model llama-7b-zh --adapter runs/stage2/adapter --text zh_test.txt
     """
     import itertools
 
@@ -50,6 +57,7 @@ def run(
     scored = [path for paths in named.values() for path in documents_lib.expand(paths)]
     if output is not None:
         files.free_file(output, overwrite=overwrite, inputs=[model, *(adapter or ()), *scored])
+    compilation.cache(compilation_cache)
     loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
     figures = {}
     rows = [("text", "documents", "tokens", "characters", "bits/token", "bits/byte", "bits/character", "perplexity")]

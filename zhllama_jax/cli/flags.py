@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zhllama_jax.cli import configuration, schema
+from zhllama_jax.cli import configuration, schema, terminal, usage
 
 if TYPE_CHECKING:
     import jsonargparse
 
-OF_THE_PARSER = ("help", "config", "print_config")
+OF_THE_PARSER = ("help", "help_all", "config", "print_config")
 
 
 def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
@@ -32,10 +32,13 @@ def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[l
     Raises:
       schema.UsageError: a flag, a key or a value is wrong.
       FileNotFoundError: the configuration file is missing.
-      SystemExit: after `--help` and `--print_config`, status 0.
+      SystemExit: after help and `--print_config`, status 0.
     """
     import argparse
 
+    if (page := usage.asked(name, verb, words)) is not None:
+        terminal.result(page)
+        raise SystemExit(0)
     settings = schema.settings(verb)
     kind = _kind(settings, _values(words, "config")) if settings else None
     # An optional dataclass may have fields that are also flags of their own; where it is read, a name means its field.
@@ -119,8 +122,13 @@ def _fold(words: Sequence[str], known: Mapping[str, Any]) -> list[str]:
 
 
 def _as_json(values: list[str], kind: Any) -> str:
-    if schema.element(kind) in (str, Path):
-        return json.dumps(values, ensure_ascii=False)
+    """The words after a list flag as one list; a single word may also spell the whole list of what is no text."""
+    inner = schema.members(schema.element(kind))
+    if set(inner) & {str, Path}:
+        mapping = len(inner) > 1 and any(schema.fields(member) for member in inner)
+        values = [value if mapping and value.startswith("{") else json.dumps(value, ensure_ascii=False) for value in values]
+    elif len(values) == 1 and values[0].startswith("["):
+        return values[0]
     return f"[{', '.join(values)}]"
 
 
@@ -165,7 +173,9 @@ def _reword(message: str, words: Sequence[str], known: Mapping[str, Any]) -> str
         return message
     option, problem = key[1], key[2]
     kind = schema.find(known, option)
-    value = re.search(r"(?:Got|Given) value: (.*?)(?: - Expected a |$)", problem)
+    value = re.search(
+        r"(?:(?:Got|Given) value|Expected a dot import path string): (.*?)(?: - Expected a | Subclass types expect |$)", problem
+    )
     if kind is not None and value:
         problem = f"expected {schema.describe(kind)}, got {value[1]!r}"
     by_flag = any(word.partition("=")[0] == f"--{option}" for word in words)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zhllama_jax.cli import decoding, ready, terminal
+from zhllama_jax.cli import compilation, decoding, ready, terminal
 
 if TYPE_CHECKING:
     from zhllama_jax.decode import stream
@@ -22,6 +22,7 @@ def run(
     template: str | None = None,
     dtype: ready.Dtype = "auto",
     json_lines: bool = False,
+    compilation_cache: compilation.Cache = "auto",
 ) -> None:
     """Continues or answers prompts.
 
@@ -36,6 +37,13 @@ def run(
       template: what stands around a prompt: alpaca, none (the text as it is) …; by default the one that the model was tuned with.
       dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
       json_lines: write one JSON object an answer: prompt, text, tokens, finish_reason.
+      compilation_cache: where compiled programs are kept between calls: auto (on accelerators, in the user's cache directory), on, off,
+        or a directory.
+
+    Examples:
+      zhllama generate --model adapted --prompt "什么是人工智能?"
+      zhllama generate --model adapted --prompts questions.jsonl --json_lines > answers.jsonl
+      zhllama generate --model llama-7b-zh --adapter runs/sft/adapter --prompt "你好" --temperature 0
     """
     from zhllama_jax.data import chat
     from zhllama_jax.decode import stream
@@ -43,6 +51,7 @@ def run(
     questions = [*(prompt or []), *(_read(prompts) if prompts else [])]
     if not questions:
         raise ValueError("nothing to answer: give --prompt TEXT or --prompts FILE")
+    compilation.cache(compilation_cache)
     loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
     template = template or loaded.template
     sampling, generation = decode.resolve(loaded.generation, source=str(loaded.directory / "generation_config.json"))

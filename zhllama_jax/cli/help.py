@@ -19,6 +19,10 @@ def run(*topic: str) -> None:
 
     Args:
       topic: migrate, tokenizer, stages, data, export or results; or a verb, whose flags are then listed.
+
+    Examples:
+      zhllama help migrate
+      zhllama help tokenizer merge
     """
     from zhllama_jax.cli import program
 

@@ -16,7 +16,7 @@ def run(
     shard_mib: int = 4096,
     overwrite: bool = False,
 ) -> None:
-    """Folds adapters into a model, in order, accumulating in float32, one tensor at a time.
+    """Folds adapters into a model, in order, accumulating in float32.
 
     Args:
       model: Hugging Face directory of the base, or a hub id (owner/name, owner/name@revision).
@@ -26,6 +26,9 @@ def run(
       force: fold although base or order are not those of the training.
       shard_mib: a file of weights is closed before it would exceed so many MiB.
       overwrite: replace a directory that zhllama wrote, at once when the new one is complete; an input is never replaced.
+
+    Examples:
+      zhllama merge --model llama-7b-zh --adapter runs/stage1/adapter runs/stage2/adapter --output adapted
     """
     from zhllama_jax.convert import fold
 
@@ -39,3 +42,4 @@ def run(
     for note in merged.notes:
         terminal.say(f"zhllama: note: {note}")
     terminal.result(f"{output}: {len(adapter)} adapters folded into {model}, fingerprint {merged.manifest['fingerprint'][:16]}")
+    terminal.then("generate", "--model", output, "--prompt", "TEXT")

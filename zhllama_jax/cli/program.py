@@ -4,13 +4,16 @@ Exit status: 0 done, 1 the verb failed, 2 the command line or the configuration 
 130 interrupted, 141 nobody reads on.
 """
 
+import errno
 import inspect
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import NoReturn, TextIO
 
 import zhllama_jax
 from zhllama_jax.cli import (
@@ -40,6 +43,11 @@ from zhllama_jax.cli import (
 
 EXHAUSTED = "RESOURCE_EXHAUSTED"
 """What XLA's RuntimeErrors say when a device's memory is used up."""
+
+FULL = os.strerror(errno.ENOSPC)
+"""What the errors of libraries say when a disk is used up."""
+
+INTERRUPTED = "zhllama: interrupted"
 
 LESS_MEMORY = (
     "when training, a smaller micro_batch, remat: full, a smaller loss_chunk or shorter rows need less; "
@@ -77,8 +85,8 @@ def run(words: Sequence[str]) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         if not debug:
-            # Libraries below us report on their own state; what a user must know is said by ours.
-            logging.getLogger("absl").setLevel(logging.ERROR)
+            # Libraries below us report on their own state; what a user must know is said by ours, once.
+            logging.getLogger("absl").setLevel(logging.CRITICAL)
         try:
             return _run(words)
         except SystemExit as stop:
@@ -86,7 +94,7 @@ def run(words: Sequence[str]) -> int:
                 terminal.say(f"zhllama: error: {stop.code}")
             return 1 if isinstance(stop.code, str) else stop.code or 0
         except KeyboardInterrupt:
-            terminal.say("zhllama: interrupted")
+            terminal.say(f"{chr(10) * sys.stderr.isatty()}{INTERRUPTED}")
             return 130
         except BrokenPipeError:
             # Python would complain again when it flushes at exit.
@@ -95,12 +103,13 @@ def run(words: Sequence[str]) -> int:
         except (ValueError, OSError) as error:
             if debug:
                 raise
-            terminal.say(f"zhllama: error: {sentence(error)}")
+            terminal.say(f"zhllama: error: {_of_full_disk(error) or sentence(error)}")
             return 2 if isinstance(error, schema.UsageError) else 1
         except (MemoryError, RuntimeError) as error:
-            if debug or not (isinstance(error, MemoryError) or EXHAUSTED in str(error)):
+            full_disk = _of_full_disk(error)
+            if debug or not (full_disk or isinstance(error, MemoryError) or EXHAUSTED in str(error)):
                 raise
-            terminal.say(f"zhllama: error: not enough memory ({sentence(error)[:200]}): {LESS_MEMORY}")
+            terminal.say(f"zhllama: error: {full_disk or f'not enough memory ({sentence(error)[:200]}): {LESS_MEMORY}'}")
             return 1
 
 
@@ -150,18 +159,28 @@ def overview(names: Sequence[str] = ()) -> str:
             *([] if names else ["Adapts LLaMA models to Chinese in pure JAX, from raw text to a Hugging Face directory.", ""]),
             *lines,
             "",
-            "`zhllama VERB --help` lists a verb's flags. Every verb reads flags from a YAML file too (--config F) and shows what it",
-            "understood (--print_config). --debug shows where an error came from; --version shows the version.",
-            "`zhllama help` lists pages on topics: what replaces the scripts you know, tokenizers, stages, data, export, results.",
+            "First time here? `zhllama demo` shows all of it in five minutes, `zhllama help` pages on topics:",
+            "what replaces the scripts you know, stages, data, export …",
+            "`zhllama VERB --help` explains a verb, --help_all every flag of it. Flags may stand in a YAML file",
+            "(--config F). --debug shows where an error came from, --version the version.",
         ]
     )
 
 
 def sentence(error: Exception) -> str:
     """An error as one line."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror.lower()}"
+    if isinstance(error, FileExistsError | NotADirectoryError) and error.filename is not None:
+        return f"{error.filename} is a file, and a folder is needed there"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{'' if error.filename is None else f'{error.filename}: '}{error.strerror.lower()}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _of_full_disk(error: Exception) -> str | None:
+    """What a library says in many words when a disk is full; None for other errors, and for those that say it in a few."""
+    if isinstance(error, OSError) or FULL not in str(error):
+        return None
+    return f"{FULL.lower()} ({sentence(error)[:200]})"
 
 
 def _show_warning(
@@ -172,9 +191,24 @@ def _show_warning(
         terminal.say(f"zhllama: warning: {' '.join(str(message).split())}")
 
 
-def main() -> Any:
-    """The entry point: text is UTF-8 whatever the locale says."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8")
-    sys.exit(run(sys.argv[1:]))
+def _unraisable(problem: "sys.UnraisableHookArgs") -> None:
+    """Sends an interrupt again that fell into a callback of the garbage collector, where Python drops it (JAX has one)."""
+    if issubclass(problem.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(problem)
+
+
+def main() -> NoReturn:
+    """The entry point: text is UTF-8 whatever the locale says, and streams that were closed swallow it."""
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
+        if hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(encoding="utf-8", errors="replace" if name == "stdin" else None)
+    sys.unraisablehook = _unraisable
+    status = run(sys.argv[1:])
+    if status == 130:
+        # Threads of libraries may still compute; taking the interpreter down under them ends in a fault of memory.
+        os._exit(status)
+    sys.exit(status)

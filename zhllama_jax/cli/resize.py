@@ -15,7 +15,7 @@ def run(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Grows a model's vocabulary to that of a merged tokenizer; old rows stay bit for bit.
+    """Grows a model to a merged vocabulary; old rows stay bit for bit.
 
     Args:
       model: Hugging Face directory of the model, with its own tokenizer, or a hub id (owner/name, owner/name@revision).
@@ -24,6 +24,9 @@ def run(
       init: where new rows start: mean_of_pieces (the mean of the old pieces that spell the new one), mean (of all rows), normal.
       seed: of the random rows of --init normal.
       overwrite: replace a directory that zhllama wrote, at once when the new one is complete; an input is never replaced.
+
+    Examples:
+      zhllama resize --model llama-7b --tokenizer merged.model --output llama-7b-zh
     """
     from zhllama_jax import files
     from zhllama_jax.convert import extend, manifest
@@ -34,3 +37,5 @@ def run(
     done = extend.run(directory, merged, output, init=init, seed=seed, overwrite=overwrite)
     gone = f", of which {done.unused:,} had no piece and gave way," if done.unused else ""
     terminal.result(f"{output}: {done.before:,} rows{gone} grown to {done.config.vocab_size:,}, new ones by {init}")
+    start = ["train", "--model", output, "--stage", "embeddings"]
+    terminal.then(*start, "--data.sources", "{text: {files: [TEXT]}}", "--steps", 1000, "--output", "runs/stage1")

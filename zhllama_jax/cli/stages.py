@@ -34,6 +34,11 @@ def run(
       lora: kernels that carry adapters; the stage's if left out.
       rows: vocabulary rows that learn; the stage's if left out.
       rank: width of the adapters.
+
+    Examples:
+      zhllama stages
+      zhllama stages --size 13b --vocab_size 49953 --stage sft
+      zhllama stages --config configs/small_cpu.yaml
     """
     from zhllama_jax.model import config as model_config
     from zhllama_jax.train import stages

@@ -31,6 +31,10 @@ def run(
       proof_strings: generated texts that safe mode compares.
       seed: of those texts.
       overwrite: replace an existing output; the base and what is added are never replaced.
+
+    Examples:
+      zhllama tokenizer merge --base llama-7b --added zh.model --output merged.model
+      zhllama tokenizer merge --base llama-7b --added zh.model words.txt --mode reference --output merged.model
     """
     from zhllama_jax import files
     from zhllama_jax.tokenizer import merge, proto
@@ -40,3 +44,5 @@ def run(
     merged = merge.merge(first, more, mode=mode, script=script, pad_token=pad_token, proof_strings=proof_strings, seed=seed)
     files.atomic_write(output, merged.serialized)
     terminal.result(f"{output}: {merged.summary()}")
+    model = base if first.is_dir() else "MODEL"
+    terminal.then("resize", "--model", model, "--tokenizer", output, "--output", "resized")

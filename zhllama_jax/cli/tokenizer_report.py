@@ -18,7 +18,7 @@ def run(
     script: str = "han",
     field: str = "text",
 ) -> None:
-    """Shows what a merged vocabulary buys: tokens, reach, unchanged lines, cost and break-even, by text.
+    """Shows what a merged vocabulary buys: tokens, reach, cost, break-even.
 
     Args:
       base: the tokenizer before: a .model file, a model directory, or a hub id (owner/name).
@@ -31,6 +31,10 @@ def run(
       training_tokens: tokens that the new rows are trained on; 20 for each new parameter by default.
       script: lines without a character of this script should be encoded as before.
       field: the key of the text in .jsonl rows.
+
+    Examples:
+      zhllama tokenizer report --base llama-7b --merged merged.model --text zh=corpus.jsonl english.txt
+      zhllama tokenizer report --base llama-7b --merged merged.model --text zh.txt --output report
     """
     from zhllama_jax import files
     from zhllama_jax.convert import llama_hf
@@ -66,4 +70,6 @@ def run(
         files.atomic_write(output / "report.md", page)
         files.atomic_write(output / "report.html", tokenizer_html.page(report))
         draw.picture(report, output / "compression.png")
-    terminal.result(page, end="")
+    terminal.result(terminal.aligned(page), end="")
+    if output is not None:
+        terminal.say(f"wrote {output / 'report.md'}; {output / 'report.html'} is for a browser")

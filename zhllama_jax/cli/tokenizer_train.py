@@ -19,7 +19,7 @@ def run(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Trains a SentencePiece model; the same text, flags and seed give the same bytes.
+    """Trains a SentencePiece model; the same text and seed give the same bytes.
 
     Args:
       input: .txt files (a text a line) and .jsonl files.
@@ -32,6 +32,9 @@ def run(
       max_sentences: a larger corpus is sampled down to this many.
       seed: of that sample.
       overwrite: replace an existing output; an input is never replaced.
+
+    Examples:
+      zhllama tokenizer train --input corpus.jsonl --vocab_size 20000 --output zh.model
     """
     from zhllama_jax.tokenizer import train
 
@@ -51,3 +54,4 @@ def run(
         f"{output}: {trained.vocab_size:,} pieces from {trained.sentences:,} sentences ({trained.characters:,} characters)\n"
         f"sha256 {trained.sha256}"
     )
+    terminal.then("tokenizer", "merge", "--base", "LLAMA", "--added", output, "--output", "merged.model")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from zhllama_jax.cli import located, terminal
+from zhllama_jax.cli import compilation, located, terminal
 
 SHOWN = 20
 
@@ -16,8 +16,9 @@ def run(
     transformers: bool = False,
     output: Path | None = None,
     overwrite: bool = False,
+    compilation_cache: compilation.Cache = "auto",
 ) -> None:
-    """Checks a directory against its manifest, or holds two model directories against each other.
+    """Checks a directory against its manifest, another one or transformers.
 
     Ends with status 1 if anything differs.
 
@@ -28,12 +29,21 @@ def run(
       transformers: also compare the logits of the first with those of the transformers library, up to a thousandth of the largest.
       output: JSON file for the findings.
       overwrite: replace an existing output; an input is never replaced.
+      compilation_cache: where compiled programs are kept between calls: auto (on accelerators, in the user's cache directory), on, off,
+        or a directory.
+
+    Examples:
+      zhllama verify --left adapted
+      zhllama verify --left adapted --right other --output differences.json
+      zhllama verify --left adapted --transformers
     """
     from zhllama_jax import files
 
     if output is not None:
         files.free_file(output, overwrite=overwrite, inputs=[left, *([right] if right else [])])
     found: dict[str, Any] = {}
+    if right is not None or transformers:
+        compilation.cache(compilation_cache)
     first = located.either(left)
     if right is not None:
         found["compared"] = _compare(first, located.model(right), logits=logits)
