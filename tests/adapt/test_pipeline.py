@@ -49,6 +49,30 @@ def test_every_step_is_done_once_in_the_order_of_the_plan(done: Any) -> None:
     assert all(re.fullmatch(rf"\[\d+/{len(names)}\] \w+( …|: done in [\d.]+ s)", line) for line in done.said)
 
 
+def test_what_needs_no_weights_comes_before_the_first_training(recipe: config_lib.Adapt, tmp_path: Path) -> None:
+    """So a row that fits nowhere, or a vocabulary that is too large, is found before the base is trained."""
+    names = [step.name for step in pipeline.plan(recipe)]
+    first = names.index("english")
+    assert names[:first] == [
+        *("base_tokenizer", "added_tokenizer", "tokenizer"),
+        *("rows_old_english", "rows_old_chinese", "rows_new_chinese", "rows_new_instructions"),
+    ]
+    assert names[first + 1] == "resized"
+    assert not [name for name in names[first:] if name.startswith("rows_") or name.endswith("tokenizer")]
+
+    said: list[str] = []
+    short = dataclasses.replace(recipe, output=str(tmp_path / "run"), sequence_length=32)
+    with pytest.raises(ValueError, match=r"no row is left to train on: .* rows have a prompt that fills 32 tokens: raise length"):
+        pipeline.run(short, say=said.append)
+    assert did(said) == names[:first]
+
+
+def test_measuring_leaves_no_empty_folders(done: Any) -> None:
+    folders = {path.name for path in (Path(done.config.output) / "steps").iterdir()}
+    assert not {"ngram", "generation", "check"} & folders and not any(name.startswith("measure_") for name in folders)
+    assert {"english", "tune", "tokenizer"} <= folders
+
+
 def test_the_report_shows_every_chapter_with_the_records_figures(done: Any) -> None:
     output = Path(done.config.output)
     assert done.report == output / "report.md"
@@ -171,7 +195,7 @@ REPACKED = {"rows_new_chinese", "rows_new_instructions"}
         (part("evaluation", max_new_tokens=9), SCORES | {"check"}),
         (
             lambda config: dataclasses.replace(config, dtype="bfloat16"),
-            TRAININGS | LATER | REPACKED | SCORES | {"english", "tokenizer", "resized"},
+            TRAININGS | LATER | SCORES | {"english", "resized"},
         ),
         (lambda config: dataclasses.replace(config, adapted="english"), {"generation"}),
     ],

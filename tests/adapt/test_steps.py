@@ -76,6 +76,20 @@ def test_a_removed_result_is_made_again(pipeline):
     assert pipeline.ran == ["apart"]
 
 
+def test_a_step_without_files_has_no_folder_and_is_done_once_all_the_same(tmp_path):
+    ran, said = [], []
+
+    def run(folder, before):
+        ran.append(folder)
+        return {"figure": 1, "remarks": ["3 of 4 were cut"]}
+
+    for _ in range(2):
+        records = steps.run([steps.Step("measure", run, leaves_files=False)], tmp_path, said.append)
+    assert len(ran) == 1 and records["measure"].figures["figure"] == 1
+    assert not ran[0].exists()
+    assert said[1] == "measure: 3 of 4 were cut" and len(said) == 4, "remarks are said when the step is done"
+
+
 def test_an_interrupted_step_finds_its_folder_and_a_changed_one_an_empty_folder(pipeline):
     pipeline.fail = True
     with pytest.raises(RuntimeError):

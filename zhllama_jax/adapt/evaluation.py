@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from zhllama_jax.adapt import config as config_lib
-from zhllama_jax.adapt import measure, places, texts
+from zhllama_jax.adapt import measure, places, progress, texts
 from zhllama_jax.convert import fold, manifest, verify
 from zhllama_jax.eval import answers, ngram
 from zhllama_jax.model import llama
@@ -19,29 +19,31 @@ SPEED_CHARACTERS = 2_000
 CHECKED_TEXTS, CHECKED_CHARACTERS = 20, 500
 
 
-def point(config: config_lib.Adapt, name: str, folder: Path, before: Mapping[str, Any]) -> dict[str, Any]:
+def point(
+    config: config_lib.Adapt, name: str, folder: Path, before: Mapping[str, Any], *, watch: progress.Watch = progress.silent
+) -> dict[str, Any]:
     """Everything that is measured of the model after the step `name`.
 
     Where there are instructions, the cost of the held-out answers is measured everywhere, and the exam before the first training, before
-    the first instruction and at the end.
+    the first instruction and at the end. `watch` is told how far it is.
     """
     del folder
     subject = _subject(config, name, before)
     options = _options(config)
     found: dict[str, Any] = {
-        "texts": measure.bits_per_character(subject, held_out(config), length=config.sequence_length, options=options),
+        "texts": measure.bits_per_character(subject, held_out(config), length=config.sequence_length, options=options, watch=watch),
     }
     prompt = _prompt(config)
     if prompt is not None and config.instructions is not None:
         rows = texts.held_out_rows(config.instructions)
         if rows:
             found["answers"] = measure.answer_bits_per_character(
-                subject, rows, prompt=prompt, length=subject.config.max_position_embeddings, options=options
+                subject, rows, prompt=prompt, length=subject.config.max_position_embeddings, options=options, watch=watch
             )
         if config.evaluation.exam is not None and name in exam_points(config):
             questions = answers.read(config.evaluation.exam)
             found["exam"] = measure.exam(
-                subject, questions, prompt=prompt, max_new_tokens=config.evaluation.max_new_tokens, options=options
+                subject, questions, prompt=prompt, max_new_tokens=config.evaluation.max_new_tokens, options=options, watch=watch
             )
     return found
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from zhllama_jax.adapt import progress
 from zhllama_jax.convert import manifest
 from zhllama_jax.data import chat
 from zhllama_jax.decode import config as decode_config
@@ -34,16 +35,31 @@ class Subject(NamedTuple):
     tokenizer: processor.Tokenizer
 
 
-def bits_per_character(subject: Subject, texts: Mapping[str, Sequence[str]], *, length: int, options: llama.Options) -> dict[str, Any]:
+def bits_per_character(
+    subject: Subject,
+    texts: Mapping[str, Sequence[str]],
+    *,
+    length: int,
+    options: llama.Options,
+    watch: progress.Watch = progress.silent,
+) -> dict[str, Any]:
     """Name of a text -> all figures of `likelihood.Score`."""
-    return {
-        name: likelihood.score(subject.config, subject.weights, subject.tokenizer, documents, length=length, options=options).figures()
-        for name, documents in texts.items()
-    }
+    found = {}
+    for name, documents in texts.items():
+        report = watch(f"held-out {name}, windows")
+        score = likelihood.score(*subject, documents, length=length, options=options, progress=report)
+        found[name] = score.figures()
+    return found
 
 
 def answer_bits_per_character(
-    subject: Subject, rows: Sequence[chat.SftExample], *, prompt: manifest.Prompt, length: int, options: llama.Options
+    subject: Subject,
+    rows: Sequence[chat.SftExample],
+    *,
+    prompt: manifest.Prompt,
+    length: int,
+    options: llama.Options,
+    watch: progress.Watch = progress.silent,
 ) -> dict[str, Any]:
     """The cost of the right answers, ends included, given their prompts, per character of the answers.
 
@@ -59,16 +75,24 @@ def answer_bits_per_character(
         passages.append(likelihood.Passage([int(id_) for id_ in example.tokens], [bool(counts) for counts in example.loss_mask]))
     if not passages:
         raise ValueError("every held-out instruction has an empty answer: hold others out")
-    nats = likelihood.total_nats(subject.config, subject.weights, passages, length=length, options=options)
+    report = watch("held-out answers, windows")
+    nats = likelihood.total_nats(subject.config, subject.weights, passages, length=length, options=options, progress=report)
     return {"rows": len(passages), "characters": characters, "bits_per_character": nats / math.log(2) / characters}
 
 
 def exam(
-    subject: Subject, questions: Sequence[answers.Question], *, prompt: manifest.Prompt, max_new_tokens: int, options: llama.Options
+    subject: Subject,
+    questions: Sequence[answers.Question],
+    *,
+    prompt: manifest.Prompt,
+    max_new_tokens: int,
+    options: llama.Options,
+    watch: progress.Watch = progress.silent,
 ) -> dict[str, Any]:
     """Exact matches of greedy answers, by task, and the first wrong answers as examples."""
     asked = [(question.instruction, question.input) for question in questions]
-    given = ask(subject, asked, prompt=prompt, max_new_tokens=max_new_tokens, batch_size=64, options=options)
+    report = watch("exam, questions")
+    given = ask(subject, asked, prompt=prompt, max_new_tokens=max_new_tokens, batch_size=64, options=options, report=report)
     wrong = [
         {"instruction": question.instruction, "input": question.input, "wanted": question.output, "given": answer}
         for question, answer in zip(questions, given, strict=True)
@@ -85,6 +109,7 @@ def ask(
     max_new_tokens: int,
     options: llama.Options,
     batch_size: int = 8,
+    report: progress.Report | None = None,
 ) -> list[str]:
     """Greedy answers to (instruction, input) pairs, each put in the prompt's template."""
     prompts = [
@@ -92,9 +117,7 @@ def ask(
         for instruction, text in questions
     ]
     generation = decode_config.Generation(max_new_tokens=max_new_tokens, batch_size=batch_size)
-    completions = stream.complete(
-        subject.config, subject.weights, subject.tokenizer, prompts, sampling=GREEDY, generation=generation, options=options
-    )
+    completions = stream.complete(*subject, prompts, sampling=GREEDY, generation=generation, options=options, progress=report)
     return [completion.text.strip() for completion in completions]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from zhllama_jax import files
 from zhllama_jax.adapt import config as config_lib
-from zhllama_jax.adapt import evaluation, inputs, places, steps, summary, training, vocabulary
+from zhllama_jax.adapt import evaluation, inputs, places, progress, steps, summary, training, vocabulary
 from zhllama_jax.convert import verify
 from zhllama_jax.eval import report, report_html
 from zhllama_jax.train import guard
@@ -35,7 +35,7 @@ def run(config: config_lib.Adapt, *, say: Callable[[str], None]) -> Path:
         logits in `transformers`.
     """
     inputs.check(config)
-    planned, output = plan(config), Path(config.output)
+    planned, output = plan(config, say=say), Path(config.output)
     steps.check(planned, output)
     with guard.lock(output):
         steps.claim(output)
@@ -64,9 +64,14 @@ def _announce(config: config_lib.Adapt, output: Path, say: Callable[[str], None]
         say(f"note: {output}: {text}")
 
 
-def plan(config: config_lib.Adapt) -> list[steps.Step]:
-    """All steps of a pipeline, in order."""
-    return [*_vocabulary_steps(config), *_training_steps(config), *_measuring_steps(config)]
+def plan(config: config_lib.Adapt, *, say: Callable[[str], None] = lambda line: None) -> list[steps.Step]:
+    """All steps of a pipeline, in order: what needs no weights first, so that its faults are found before hours of training.
+
+    Args:
+      config: the pipeline.
+      say: takes a line now and then from steps that are long in measuring.
+    """
+    return [*_tokenizer_steps(config), *_packing_steps(config), *_training_steps(config), *_measuring_steps(config, say)]
 
 
 def evaluated(config: config_lib.Adapt) -> list[str]:
@@ -75,25 +80,15 @@ def evaluated(config: config_lib.Adapt) -> list[str]:
     return [*points, *([places.BASELINE] if _wants_baseline(config) else [])]
 
 
-def _vocabulary_steps(config: config_lib.Adapt) -> list[steps.Step]:
-    """Base tokenizer and base where they are made here; added pieces, merge, resize."""
+def _tokenizer_steps(config: config_lib.Adapt) -> list[steps.Step]:
+    """The base's tokenizer where it is made here, the added pieces, and both merged."""
     made = []
     base, added = config.base, config.vocabulary.added
     if isinstance(base.tokenizer, config_lib.NewVocabulary):
         made.append(_learning(config, places.BASE_TOKENIZER, base.tokenizer))
-    if base.training is not None:
-        made += [_packing(config, places.OLD, name) for name in base.training.texts]
-        made.append(
-            steps.Step(
-                base.training.name,
-                functools.partial(training.base, config),
-                settings=_settings(config, base.training, base.init),
-                needs=[_rows(places.OLD, name) for name in base.training.texts],
-            )
-        )
-    needs, reads = _base(config)
     if isinstance(added, config_lib.NewVocabulary):
         made.append(_learning(config, places.ADDED, added))
+    needs, reads = _old_tokenizer(config)
     merging = steps.Step(
         places.TOKENIZER,
         functools.partial(vocabulary.merge_in, config),
@@ -101,19 +96,42 @@ def _vocabulary_steps(config: config_lib.Adapt) -> list[steps.Step]:
         reads=[*reads, *(added if isinstance(added, tuple) else []), *inputs.files(config, config.texts)],
         needs=[*needs, *([places.ADDED] if isinstance(added, config_lib.NewVocabulary) else [])],
     )
-    growing = steps.Step(
-        places.RESIZED,
-        functools.partial(vocabulary.grow, config),
-        settings=[config.vocabulary.init, config.seed],
-        reads=reads,
-        needs=[*needs, places.TOKENIZER],
+    return [*made, merging]
+
+
+def _packing_steps(config: config_lib.Adapt) -> list[steps.Step]:
+    """Every text that is trained on, under the vocabularies that it is trained under."""
+    old = _names(
+        [*([config.base.training] if config.base.training else []), *(_pretraining(config)[-1:] if _wants_baseline(config) else [])]
     )
-    return [*made, merging, growing]
+    return [
+        *(_packing(config, places.OLD, name) for name in old),
+        *(_packing(config, places.NEW, name) for name in _names(config.trainings)),
+    ]
 
 
 def _training_steps(config: config_lib.Adapt) -> list[steps.Step]:
-    """The trainings, each on what the former left, then the baseline and the folded models."""
-    made = [_packing(config, places.NEW, name) for name in _names(config.trainings)]
+    """The base where it is made here and the base grown, the trainings, each on what the former left, the baseline, the folded models."""
+    made = []
+    if config.base.training is not None:
+        made.append(
+            steps.Step(
+                config.base.training.name,
+                functools.partial(training.base, config),
+                settings=_settings(config, config.base.training, config.base.init),
+                needs=[_rows(places.OLD, name) for name in config.base.training.texts],
+            )
+        )
+    needs, reads = _base(config)
+    made.append(
+        steps.Step(
+            places.RESIZED,
+            functools.partial(vocabulary.grow, config),
+            settings=[config.vocabulary.init, config.seed],
+            reads=reads,
+            needs=[*needs, places.TOKENIZER],
+        )
+    )
     former: str | None = None
     for one in config.trainings:
         made.append(
@@ -127,15 +145,13 @@ def _training_steps(config: config_lib.Adapt) -> list[steps.Step]:
         former = one.name
     pretraining = _pretraining(config)
     if _wants_baseline(config):
-        names = list(pretraining[-1].texts)
-        there = list(config.base.training.texts) if config.base.training else []
-        made += [_packing(config, places.OLD, name) for name in names if name not in there]
+        rows = [_rows(places.OLD, name) for name in pretraining[-1].texts]
         made.append(
             steps.Step(
                 places.BASELINE,
                 functools.partial(training.baseline, config, pretraining),
                 settings=_settings(config, pretraining[-1]),
-                needs=[*_base(config)[0], *(one.name for one in pretraining), *(_rows(places.OLD, name) for name in names)],
+                needs=[*_base(config)[0], *(one.name for one in pretraining), *rows],
             )
         )
     last = config.trainings[-1].name
@@ -145,8 +161,8 @@ def _training_steps(config: config_lib.Adapt) -> list[steps.Step]:
     return made
 
 
-def _measuring_steps(config: config_lib.Adapt) -> list[steps.Step]:
-    """One step for each point at which the model is measured, and what is measured once."""
+def _measuring_steps(config: config_lib.Adapt, say: Callable[[str], None]) -> list[steps.Step]:
+    """One step for each point at which the model is measured, and what is measured once; they leave figures and no files."""
     measured = config.evaluation
     last = config.trainings[-1].name
     reads = [
@@ -167,7 +183,9 @@ def _measuring_steps(config: config_lib.Adapt) -> list[steps.Step]:
         needs += [places.RESIZED] if name not in (places.RESIZED, base) else []
         point_reads = [*reads, *(_base(config)[1] if name == "base" else [])]
         point_settings = [*settings, name in evaluation.exam_points(config)]
-        made.append(steps.Step(f"measure_{name}", functools.partial(evaluation.point, config, name), point_settings, point_reads, needs))
+        step = f"measure_{name}"
+        measuring = functools.partial(evaluation.point, config, name, watch=progress.lines(say, step))
+        made.append(steps.Step(step, measuring, point_settings, point_reads, needs))
     if measured.ngram:
         fitted = [*settings, evaluation.adaptation_texts(config)]
         made.append(steps.Step("ngram", functools.partial(evaluation.character_ngram, config), fitted, reads))
@@ -178,7 +196,7 @@ def _measuring_steps(config: config_lib.Adapt) -> list[steps.Step]:
         made.append(
             steps.Step("check", functools.partial(evaluation.check, config), [verify.installed(), *settings], reads, [places.FINAL])
         )
-    return made
+    return [dataclasses.replace(step, leaves_files=False) for step in made]
 
 
 def _base(config: config_lib.Adapt) -> tuple[list[str], list[str]]:
@@ -189,6 +207,13 @@ def _base(config: config_lib.Adapt) -> tuple[list[str], list[str]]:
     return [config.base.training.name], []
 
 
+def _old_tokenizer(config: config_lib.Adapt) -> tuple[list[str], list[str]]:
+    """(steps, files) that the base's tokenizer is made from."""
+    if isinstance(config.base.tokenizer, config_lib.NewVocabulary):
+        return [places.BASE_TOKENIZER], []
+    return [], _base(config)[1] or [str(places.old_tokenizer(config))]
+
+
 def _rows(tokenizer: str, name: str) -> str:
     """The name of the step that packs a text."""
     return f"rows_{tokenizer}_{name}"
@@ -196,14 +221,7 @@ def _rows(tokenizer: str, name: str) -> str:
 
 def _packing(config: config_lib.Adapt, tokenizer: str, name: str) -> steps.Step:
     """Packs a text under the old or the new vocabulary."""
-    own = isinstance(config.base.tokenizer, config_lib.NewVocabulary)
-    needs: list[str]
-    reads: list[str]
-    if tokenizer == places.NEW:
-        needs, reads = [places.TOKENIZER], []
-    else:
-        given = _base(config)[1] or [str(places.old_tokenizer(config))]
-        needs, reads = ([places.BASE_TOKENIZER], []) if own else ([], given)
+    needs, reads = ([places.TOKENIZER], []) if tokenizer == places.NEW else _old_tokenizer(config)
     instructions = name == config_lib.INSTRUCTIONS
     text = config.instructions if instructions else config.texts[name]
     return steps.Step(

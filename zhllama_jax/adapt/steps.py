@@ -30,11 +30,13 @@ class Step:
 
     Attributes:
       name: names the step, its record and, unless `folder` does, its folder.
-      run: does the work in the given folder, with the figures of all former steps by name; returns its own figures (JSON).
+      run: does the work in the given folder, with the figures of all former steps by name; returns its own figures (JSON),
+        of which `remarks` are sentences to be said when it is done.
       settings: whatever decides the result (JSON).
       reads: files and folders from outside the pipeline, whose content decides the result.
       needs: names of former steps whose results this one uses.
       folder: below the pipeline's output; None is `steps/<name>`.
+      leaves_files: false for a step that returns figures and no more: it gets no folder.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Step:
     reads: Sequence[str] = ()
     needs: Sequence[str] = ()
     folder: str | None = None
+    leaves_files: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,16 +104,20 @@ def run(steps: Sequence[Step], output: Path, say: Callable[[str], None]) -> dict
         label = f"[{index}/{len(steps)}] {step.name}"
         record = _read(record_path)
         folder = _folder(step, output)
-        if record is not None and record.key == key and folder.is_dir():
+        if record is not None and record.key == key and (folder.is_dir() or not step.leaves_files):
             say(f"{label}: done before")
             records[step.name] = record
             continue
         earlier = _begin(folder, record_path, key)
+        if step.leaves_files:
+            folder.mkdir(parents=True, exist_ok=True)
         say(f"{label} …")
         started = time.monotonic()
         figures = step.run(folder, {name: done.figures for name, done in records.items()})
         record = Record(key, earlier + time.monotonic() - started, figures)
         files.write_json(record_path, dataclasses.asdict(record))
+        for remark in figures.get("remarks", ()):
+            say(f"{step.name}: {remark}")
         say(f"{label}: done in {record.seconds:.1f} s")
         records[step.name] = record
     return records
@@ -145,7 +152,7 @@ def _folder(step: Step, output: Path) -> Path:
 
 
 def _begin(folder: Path, record_path: Path, key: str) -> float:
-    """Takes up a folder that an interrupted run of the same key left, or makes an empty one; returns the seconds spent on it so far.
+    """Takes up a folder that an interrupted run of the same key left, or removes it; returns the seconds spent on it so far.
 
     Raises:
       ValueError: the folder holds something, and not from this step.
@@ -158,7 +165,6 @@ def _begin(folder: Path, record_path: Path, key: str) -> float:
     if earlier is None:
         shutil.rmtree(folder, ignore_errors=True)
     files.write_json(begun, {"key": key, "seconds": earlier or 0.0})
-    folder.mkdir(parents=True, exist_ok=True)
     return earlier or 0.0
 
 

@@ -32,7 +32,7 @@ def learn(config: config_lib.Adapt, new: config_lib.NewVocabulary, folder: Path,
 def merge_in(config: config_lib.Adapt, folder: Path, before: Mapping[str, Any]) -> dict[str, Any]:
     """Merges the added pieces into the base's tokenizer, and reports on every named text."""
     del before
-    base = places.base_model(config)
+    base = places.old_tokenizer(config)
     added = config.vocabulary.added
     merged = merge.merge(
         base,
