@@ -79,7 +79,7 @@ def test_all_bad_keys_are_named_with_their_lines(tmp_path: Path) -> None:
 
 def test_a_time_of_day_is_asked_for_in_quotes(tmp_path: Path) -> None:
     """YAML 1.1 reads 3:5 as 185, which nobody means."""
-    assert problems("model: 3:5", tmp_path) == ['1: model: YAML takes 3:5 for a time of day; write "3:5" in quotes']
+    assert problems("model: 3:5", tmp_path) == ['1: model: YAML takes 3:5 for a time of day, so write "3:5" in quotes']
     (tmp_path / "quoted.yaml").write_text('model: "3:5"')
     configuration.check(str(tmp_path / "quoted.yaml"), KNOWN)
 

@@ -77,7 +77,7 @@ def _keys(node: yaml.MappingNode, known: Mapping[str, Any], place: str) -> Itera
 def _value(node: yaml.Node, kind: Any, place: str) -> Iterator[Problem]:
     """What is wrong with the value of type `kind` that stands at `place`."""
     if str in schema.members(kind) and isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int") and ":" in node.value:
-        yield _line(node), f'{place}: YAML takes {node.value} for a time of day; write "{node.value}" in quotes'
+        yield _line(node), f'{place}: YAML takes {node.value} for a time of day, so write "{node.value}" in quotes'
     elif not any(_fits(node, member) for member in schema.members(kind)):
         given = repr(node.value) if isinstance(node, yaml.ScalarNode) else "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
         yield _line(node), f"{place}: expected {schema.describe(kind)}, got {given}"
