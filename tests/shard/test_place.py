@@ -59,3 +59,11 @@ def test_batches_are_split_over_the_batch_axes() -> None:
     placed = place.batch(rows, mesh_lib.make(2, 2, 2), rules.BATCH)["tokens"]
     np.testing.assert_array_equal(placed, rows["tokens"])
     assert placed.addressable_shards[0].data.shape == (2, 2, 4)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 1), (1, 8, 1), (2, 2, 2)])
+def test_activations_lie_like_the_rows_that_they_come_from(shape) -> None:
+    mesh = mesh_lib.make(*shape)
+    sharding = place.tokens(mesh)
+    assert sharding is not None and sharding.shard_shape((64, 32)) == (64 // mesh_lib.batch_shards(mesh), 32)
+    assert place.tokens(mesh_lib.make(devices=jax.devices()[:1])) is None

@@ -36,12 +36,15 @@ class Options:
         each layer's input).
       unroll: layers per iteration of the scan.
       lora_dropout: dropout on the adapters' inputs; acts only where a dropout key is given.
+      sharding: where flat activations [B·T, D] lie; None leaves that to the compiler. Told nothing, it may well gather the tokens of all
+        devices on each where weights are split, instead of the weights of one layer.
     """
 
     dtype: Any = jnp.float32
     remat: str = "none"
     unroll: int = 1
     lora_dropout: float = 0.0
+    sharding: jax.sharding.Sharding | None = None
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT_POLICIES:
@@ -117,9 +120,9 @@ class Block(nn.Module):
         shared = (config, self.options, self.deterministic)
         normed_MD = layers.RMSNorm(config.rms_norm_eps, dtype, name="input_layernorm")(x_MD)
         attended_MD, kv = SelfAttention(*shared, name="self_attn")(normed_MD, scene, kv, layer)
-        x_MD = x_MD + attended_MD
+        x_MD = _placed(x_MD + attended_MD, self.options)
         normed_MD = layers.RMSNorm(config.rms_norm_eps, dtype, name="post_attention_layernorm")(x_MD)
-        return (x_MD + MLP(*shared, name="mlp")(normed_MD), kv), None
+        return (_placed(x_MD + MLP(*shared, name="mlp")(normed_MD), self.options), kv), None
 
 
 class Llama(nn.Module):
@@ -133,7 +136,7 @@ class Llama(nn.Module):
     def __call__(self, tokens_BT: arrays.Array, scene: _Scene, kv: Any) -> tuple[arrays.Array, Any]:
         config, options = self.config, self.options
         vocabulary = (config.blocks, config.hidden_size, options.dtype)
-        x_MD = layers.Embed(*vocabulary, name="embed_tokens")(tokens_BT.reshape(-1))
+        x_MD = _placed(layers.Embed(*vocabulary, name="embed_tokens")(tokens_BT.reshape(-1)), options)
         block: Any = Block
         if options.remat != "none":
             block = nn.remat(Block, policy=REMAT_POLICIES[options.remat], prevent_cse=False)
@@ -204,6 +207,11 @@ def hidden_states(
     if cache is not None:
         cache = cache._replace(k_LBSKH=kv[0], v_LBSKH=kv[1], cursor=cache.cursor + length)
     return x_BTD, cache
+
+
+def _placed(x_MD: arrays.Array, options: Options) -> arrays.Array:
+    """Activations under the sharding that the options name; a constraint on the compiler, not a copy."""
+    return x_MD if options.sharding is None else jax.lax.with_sharding_constraint(x_MD, options.sharding)
 
 
 def _check_adapters(weights: Mapping[str, Any]) -> None:

@@ -38,6 +38,11 @@ def batch(values: Any, mesh: Mesh, spec: P) -> Any:
     return jax.tree.map(lambda local: jax.make_array_from_process_local_data(sharding, local), values)
 
 
+def tokens(mesh: Mesh) -> NamedSharding | None:
+    """Where flat activations lie; None on one device, where there is nothing to say."""
+    return NamedSharding(mesh, rules.TOKENS) if mesh.size > 1 else None
+
+
 def check_heads(mesh: Mesh, *, num_kv_heads: int) -> None:
     """Refuses a tensor axis that would cut through a key/value head.
 

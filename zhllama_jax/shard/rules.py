@@ -31,6 +31,9 @@ WEIGHTS: list[tuple[str, P]] = [
 BATCH = P(None, mesh_lib.BATCH_AXES, None)
 """[accumulation, batch, length]: the rows of one micro-batch lie across the devices."""
 
+TOKENS = P(mesh_lib.BATCH_AXES, None)
+"""[batch · length, width]: activations lie like the rows that they come from."""
+
 EVALUATION_BATCH = P(mesh_lib.BATCH_AXES, None)
 """[batch, length]."""
 

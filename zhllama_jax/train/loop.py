@@ -122,7 +122,7 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
 
         chunk = experiment.loss_chunk * mesh_lib.batch_shards(mesh)
         files.atomic_write(output / CONFIG, experiment.to_yaml())
-        recipe = step_lib.Recipe(start.config, tx, rate, _options(experiment), experiment.seed, chunk)
+        recipe = step_lib.Recipe(start.config, tx, rate, _options(experiment, mesh), experiment.seed, chunk)
         cost = flops.per_token(start.config, tree.flatten(start.weights), plan.mask, length=sizes.length)
         start = takeover.trimmed(start)
         scene = Scene(experiment, sizes, mesh, recipe, frozen, source, data.held_out, saved, journal, cost)
@@ -261,10 +261,16 @@ def _parted(weights: arrays.Tree, plan: stages.Plan, mesh: Mesh, dtype: str) -> 
     return place.weights(trainable, mesh), place.weights(frozen, mesh)
 
 
-def _options(experiment: config_lib.Experiment) -> llama.Options:
+def _options(experiment: config_lib.Experiment, mesh: Mesh) -> llama.Options:
     """How the model computes."""
     dropout = experiment.lora.dropout if experiment.choice.lora_targets else 0.0
-    return llama.Options(dtype=jnp.dtype(experiment.dtype), remat=experiment.remat, unroll=experiment.unroll, lora_dropout=dropout)
+    return llama.Options(
+        dtype=jnp.dtype(experiment.dtype),
+        remat=experiment.remat,
+        unroll=experiment.unroll,
+        lora_dropout=dropout,
+        sharding=place.tokens(mesh),
+    )
 
 
 def _compile(scene: Scene, state: state_lib.State) -> step_lib.Step:
