@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax import files, tree
-from zhllama_jax.convert import config_hf, extend, llama_hf, manifest
+from zhllama_jax.convert import config_hf, extend, fold, llama_hf, manifest, peft
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import resize
 from zhllama_jax.tokenizer import align, merge, processor
@@ -167,3 +167,55 @@ def test_a_taken_output_is_found_before_the_weights_are_read(base: Path, merged:
         extend.run(base, merged, tmp_path / "grown", overwrite=True)
     with pytest.raises(ValueError, match="is read as an input and would be replaced"):
         extend.run(base, merged, base, overwrite=True)
+
+
+@pytest.fixture
+def trained(base: Path, tokenizer: processor.Tokenizer, tmp_path: Path) -> Path:
+    """An adapter of the small model: other rows of the embedding."""
+    old = llama_hf.load(base)
+    rows = {"embed_tokens": {"base": np.asarray(old.params["embed_tokens"]["base"], np.float32) + 1}}
+    peft.save(
+        tmp_path / "adapter",
+        config=old.config,
+        lora={},
+        rows=rows,
+        lora_config=None,
+        base=base,
+        base_fingerprint=manifest.fingerprint(base),
+        tokenizer=tokenizer,
+    )
+    return tmp_path / "adapter"
+
+
+def test_adapters_of_the_smaller_model_fit_the_grown_one(base: Path, trained: Path, merged: processor.Tokenizer, tmp_path: Path) -> None:
+    grown = extend.run(base, merged, tmp_path / "grown").config
+    before = llama_hf.load(tmp_path / "grown").params["embed_tokens"]
+    found = fold.load(tmp_path / "grown", [trained])
+    assert found.tokenizer.sha256 == merged.sha256, "the adapter's own has too few pieces"
+    after = found.checkpoint.params["embed_tokens"]
+    np.testing.assert_array_equal(after["base"][: grown.base_rows], np.asarray(before["base"][: grown.base_rows], np.float32) + 1)
+    np.testing.assert_array_equal(after["extension"], before["extension"])
+    assert any("was trained before" in note and "grew to" in note for note in found.checkpoint.notes)
+    merge_notes = fold.merge(tmp_path / "grown", [trained], tmp_path / "folded").notes
+    assert any("grew to" in note for note in merge_notes)
+    np.testing.assert_array_equal(llama_hf.load(tmp_path / "folded").params["embed_tokens"]["base"], after["base"])
+
+
+def test_a_model_that_changed_after_it_grew_takes_none_of_them(
+    base: Path, trained: Path, merged: processor.Tokenizer, tmp_path: Path
+) -> None:
+    grown = tmp_path / "grown"
+    extend.run(base, merged, grown)
+    contents = files.read_json(grown / manifest.FILE, what="a manifest")
+    files.write_json(grown / manifest.FILE, {**contents, "history": [*contents["history"], {"step": "train"}]})
+    with pytest.raises(ValueError, match="was trained on another model"):
+        fold.load(grown, [trained])
+
+
+def test_only_growing_keeps_a_models_adapters() -> None:
+    one, two = ({"step": "resize", "base_fingerprint": name} for name in ("one", "two"))
+    cut = {"step": "resize", "base_fingerprint": None}
+    assert manifest.grown_from({"history": [{"step": "train"}, one, two]}) == ["two", "one"]
+    assert manifest.grown_from({"history": [one, cut, two]}) == ["two"], "rows went in between"
+    assert manifest.grown_from({"history": [one, {"step": "merge", "base_fingerprint": "x"}]}) == []
+    assert manifest.grown_from({"history": [{"step": "resize"}]}) == manifest.grown_from(None) == []

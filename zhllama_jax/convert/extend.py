@@ -3,6 +3,8 @@
 Some checkpoints have more rows than their tokenizer has pieces: padded to a multiple of 64, or with a row for a [PAD] that only
 `added_tokens.json` knows. Text never becomes the id of such a row, so it holds nothing of the model, and the merged tokenizer gives its
 id to a new piece. These rows give way: the model is first cut to the rows that have pieces, base and extension alike.
+
+Where none gave way, the step names the smaller model's fingerprint: adapters that were trained on that one fit the grown one too.
 """
 
 from pathlib import Path
@@ -67,7 +69,7 @@ def run(
     if unused:
         _check_ends(config, old.vocab_size, model)
     pieces = align.spell(old, tokenizer)
-    checkpoint = llama_hf.load(model)
+    checkpoint = llama_hf.load(model, digest=not unused)
     config, params = resize.cut(checkpoint.config, checkpoint.params, old.vocab_size)
     grown, params = resize.grow(config, params, pieces=pieces, init=init, pad_token_id=tokenizer.pad_id, key=jax.random.key(seed))
     assert grown.vocab_size == tokenizer.vocab_size, "one row for each piece"
@@ -77,6 +79,7 @@ def run(
         "from": checkpoint.config.vocab_size,
         "unused": unused,
         "to": grown.vocab_size,
+        "base_fingerprint": None if unused else checkpoint.fingerprint,
         "tokenizer_sha256": tokenizer.sha256,
     }
     llama_hf.save(

@@ -2,7 +2,8 @@
 
 `merge` streams from directory to directory and holds one tensor at a time; `load` does the same in memory. Rows of the vocabulary are
 taken from the last adapter that has them; products of LoRA factors add. Which base an adapter belongs to, and what must be folded
-before it, is checked by digest; `force` turns what does not match into notes.
+before it, is checked by digest; `force` turns what does not match into notes. A base whose vocabulary grew (by [PAD], say)
+still is the base of the adapters from before: growing changes neither kernels nor old rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,7 +78,7 @@ def merge(
             output,
             _stream(reader, config, loaded, dtype=llama_hf.parse_dtype(dtype), fingerprint=fingerprint, where=model),
             config=config,
-            tokenizer=_tokenizer(model, loaded),
+            tokenizer=choose_tokenizer(model, loaded, config),
             dtype=dtype,
             prompt=prompt,
             generation=files.read_json(generation, what="a generation_config.json") if generation.is_file() else {},
@@ -135,7 +136,7 @@ def load(model: str | Path, adapters: Sequence[str | Path] = (), *, dtype: str |
         history=_history(checkpoint.history, loaded, base=model, fingerprint=fingerprint),
         notes=checkpoint.notes + notes,
     )
-    tokenizer = _tokenizer(model, loaded)
+    tokenizer = choose_tokenizer(model, loaded, checkpoint.config)
     llama_hf.check_tokenizer(checkpoint.config, tokenizer)
     return Loaded(checkpoint, tokenizer)
 
@@ -161,12 +162,15 @@ def check(
     """
     doubts: list[str] = []
     notes: list[str] = []
+    contents = manifest.read(base, "model")
+    smaller = manifest.grown_from(contents) if contents and contents["fingerprint"] == fingerprint else []
     for number, adapter in enumerate(adapters):
         peft.check_fits(adapter, config)
+        grown = adapter.base_fingerprint in smaller
         before = [other.digest for other in adapters[:number]]
         if adapter.digest in before:
             doubts.append(f"{adapter.directory} is given twice")
-        if not _same_tokenizer(base, adapter):
+        if not grown and not _same_tokenizer(base, adapter):
             (notes if adapter.tokenizer_sha256 is None else doubts).append(f"{adapter.directory} has another tokenizer than {base}")
         if adapter.base_fingerprint is None:
             notes.append(f"{adapter.directory} does not say which base it belongs to")
@@ -176,7 +180,9 @@ def check(
                 if len(some.ids) < config.vocab_size
             ]
             continue
-        if adapter.base_fingerprint != fingerprint:
+        if grown:
+            notes.append(f"{adapter.directory} was trained before {base} grew to {config.vocab_size:,} rows: the new ones stay as they are")
+        elif adapter.base_fingerprint != fingerprint:
             other, this = adapter.base_fingerprint[:12], str(fingerprint)[:12]
             doubts.append(f"{adapter.directory} was trained on another model ({other}) than {base} ({this})")
         if adapter.requires != before:
@@ -184,6 +190,17 @@ def check(
     if doubts and not force:
         raise Mismatch(f"{'; '.join(doubts)}. Give the base and all adapters in the order of training")
     return notes + doubts
+
+
+def choose_tokenizer(model: str | Path, adapters: Sequence[peft.Adapter], config: config_lib.LlamaConfig) -> processor.Tokenizer:
+    """The last adapter's tokenizer, or the base's; those of adapters from before the base's vocabulary grew are too short.
+
+    Raises:
+      FileNotFoundError, ValueError: see `Tokenizer.load`.
+    """
+    fitting = [adapter.directory for adapter in reversed(adapters) if (adapter.vocab_size or config.vocab_size) >= config.vocab_size]
+    directories = [directory for directory in fitting if (directory / tokenizer_hf.MODEL).is_file()]
+    return processor.Tokenizer.load(directories[0] if directories else model)
 
 
 def _same_tokenizer(base: str | Path, adapter: peft.Adapter) -> bool:
@@ -249,12 +266,6 @@ def _deltas(factors: Sequence[Mapping[str, np.ndarray]], layer: int | None) -> I
 def _prompt(base: manifest.Prompt | None, adapters: Sequence[peft.Adapter]) -> manifest.Prompt | None:
     """The last prompt that anybody was trained with."""
     return next((adapter.prompt for adapter in reversed(adapters) if adapter.prompt), base)
-
-
-def _tokenizer(model: Path, adapters: Sequence[peft.Adapter]) -> processor.Tokenizer:
-    """The last adapter's tokenizer, or the base's."""
-    directories = [adapter.directory for adapter in reversed(adapters) if (adapter.directory / tokenizer_hf.MODEL).is_file()]
-    return processor.Tokenizer.load(directories[0] if directories else model)
 
 
 def _history(

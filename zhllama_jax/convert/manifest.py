@@ -104,6 +104,17 @@ def prompt(contents: Mapping[str, Any] | None) -> Prompt | None:
     return Prompt(value["template"], value["boundary"], value.get("turns", "open"))
 
 
+def grown_from(contents: Mapping[str, Any] | None) -> list[str]:
+    """Fingerprints of the models from which a model differs by new vocabulary rows alone, the last one first."""
+    found: list[str] = []
+    for step in reversed((contents or {}).get("history", [])):
+        base = step.get("base_fingerprint") if isinstance(step, dict) and step.get("step") == "resize" else None
+        if not isinstance(base, str):
+            break
+        found.append(base)
+    return found
+
+
 def digest(tensors: Mapping[str, Mapping[str, Any]], *more: str) -> str:
     """One digest of many tensors, each described by dtype, shape and sha256, in any order, and of further lines."""
     lines = [f"{name} {entry['dtype']} {entry['shape']} {entry['sha256']}" for name, entry in sorted(tensors.items())]

@@ -91,7 +91,7 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
         say(f"note: {note}")
     for note in fold.check(checkpoint.config, loaded, fingerprint=fingerprint, base=directory):
         say(f"note: {note}")
-    tokenizer = processor.Tokenizer.load(loaded[-1].directory if loaded else directory)
+    tokenizer = fold.choose_tokenizer(directory, loaded, checkpoint.config)
     llama_hf.check_tokenizer(checkpoint.config, tokenizer)
     replaced = _replaced(experiment, loaded, checkpoint.params)
     former = loaded[:-1] if replaced else loaded
