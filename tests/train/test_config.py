@@ -88,8 +88,28 @@ def test_accumulation_follows_from_devices_and_micro_batch() -> None:
     assert make(global_batch=64).accumulation(batch=64, devices=8) == 1
     with pytest.raises(ValueError, match="cannot be split over 6 devices: choose a multiple of 6"):
         make(global_batch=64).accumulation(batch=64, devices=6)
-    with pytest.raises(ValueError, match=r"micro_batch 3 does not divide the 8 sequences of a device .*one of \[1, 2, 4, 8\]"):
-        make(global_batch=64, micro_batch=3).accumulation(batch=64, devices=8)
+
+
+@pytest.mark.parametrize(("share", "at_most", "taken"), [(8, 3, 2), (8, 100, 8), (7, 4, 1), (12, 5, 4), (288, 16, 16), (1152, 64, 64)])
+def test_a_micro_batch_is_the_largest_divisor_up_to_the_given(share: int, at_most: int, taken: int) -> None:
+    assert make(global_batch=2 * share, micro_batch=at_most).accumulation(batch=2 * share, devices=2) == share // taken
+
+
+def test_an_expected_model_is_known_before_it_is_there_and_another_one_is_refused() -> None:
+    expected = config.Expected("7b", 49_953)
+    assert (expected.llama().vocab_size, expected.llama().base_vocab_size) == (49_953, 32_000)
+    expected.check(expected.llama(), where="model")
+    expected.check(expected.llama().replace(max_position_embeddings=4096), where="model")
+    with pytest.raises(
+        ValueError, match=r"model has vocab_size 49,954 and not 49,953, which this recipe expects: take the model it was grown"
+    ):
+        expected.check(expected.llama().replace(vocab_size=49_954), where="model")
+    with pytest.raises(ValueError, match=r"vocab_size 32,000 and not 49,953.*grow its vocabulary with `zhllama resize`"):
+        expected.check(config.Expected("7b").llama(), where="model")
+    with pytest.raises(ValueError, match=r"hidden_size 5,120 and not 4,096, .*: name another model, or change `expects`"):
+        expected.check(config.Expected("13b", 49_953).llama(), where="model")
+    with pytest.raises(ValueError, match="unknown model size '8b'"):
+        config.Expected("8b")
 
 
 def test_identity_holds_what_decides_the_numbers_and_nothing_else() -> None:

@@ -60,7 +60,7 @@ class Training:
       tokens: length of the training in tokens, padding included; excludes `steps`.
       steps: length of the training in steps; excludes `tokens`.
       global_batch: rows of a step.
-      micro_batch: rows that one device takes at a time; None takes its whole share.
+      micro_batch: rows that one device takes at a time, at most; None takes the pipeline's.
       separate: documents of one row do not see each other.
       validation: how often the held-out part is scored.
       checkpoint: how often the state is saved.
@@ -97,7 +97,7 @@ class Training:
         """What `train` is given: this training on the stores of its texts, in their order."""
         shares = [data_config.Share(weight=weight) for weight in self.texts.values()]
         sources = [train_config.Source(store=store, share=share) for store, share in zip(stores, shares, strict=True)]
-        shared = {field.name for field in dataclasses.fields(self)} - {"name", "texts", "separate"}
+        shared = {field.name for field in dataclasses.fields(self)} - {"name", "texts", "separate"} - settings.keys()
         return train_config.Experiment(
             model=model,
             data=train_config.Data(sources=tuple(sources), separate=self.separate),
@@ -207,6 +207,9 @@ class Adapt:
       sequence_length: tokens of a row, in every training.
       evaluation: what is measured.
       dtype: of the computation.
+      remat: what the backward pass of every training recomputes: none, dots, full.
+      micro_batch: rows that one device takes at a time, at most, in every training that does not say its own; None takes its whole share.
+      mesh: devices along each axis, in every training.
       seed: of everything random.
     """
 
@@ -220,6 +223,9 @@ class Adapt:
     sequence_length: int = 256
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "dots", "full"] = "dots"
+    micro_batch: int | None = None
+    mesh: train_config.Mesh = dataclasses.field(default_factory=train_config.Mesh)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -256,6 +262,11 @@ class Adapt:
         """The base's training, if the pipeline makes the base, and the stages."""
         return [*([self.base.training] if self.base.training else []), *self.trainings]
 
+    def computing(self, training: Training) -> dict[str, Any]:
+        """What all trainings of the pipeline share, as fields of one's experiment."""
+        micro_batch = self.micro_batch if training.micro_batch is None else training.micro_batch
+        return {"seed": self.seed, "dtype": self.dtype, "remat": self.remat, "micro_batch": micro_batch, "mesh": self.mesh}
+
     def to_yaml(self) -> str:
         """The resolved pipeline as a configuration file that `zhllama adapt --config` reads; models of the hub by their commits."""
         import yaml
@@ -288,7 +299,7 @@ class Adapt:
             try:
                 targets = succession.kernels(one.stage.lora_targets)
                 wanted = one.lora.targeting(targets) if targets else None
-                one.stand_in(seed=self.seed, dtype=self.dtype)
+                one.stand_in(**self.computing(one))
                 listed = succession.after(one.adapter, wanted, listed, name=one.name, full=one.stage.full)
             except ValueError as error:
                 raise ValueError(f"training {one.name!r}: {error}") from None

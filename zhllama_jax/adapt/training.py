@@ -91,7 +91,7 @@ def experiment(
 ) -> train_config.Experiment:
     """The experiment of one training, on the packed rows of its texts under the old or the new vocabulary."""
     stores = [str(places.rows(config, rows, name)) for name in training.texts]
-    return training.experiment(model=model, stores=stores, output=str(output), adapters=adapters, seed=config.seed, dtype=config.dtype)
+    return training.experiment(model=model, stores=stores, output=str(output), adapters=adapters, **config.computing(training))
 
 
 def _run(

@@ -40,6 +40,11 @@ def keys(path: str) -> set[str]:
     return {str(key.value) for key, _ in _read(path).value}
 
 
+def values(path: str) -> dict[str, Any]:
+    """What stands on the top of a file, of single values their text; errors as in `check`."""
+    return {str(key.value): node.value for key, node in _read(path).value}
+
+
 def _read(path: str) -> yaml.MappingNode:
     file = Path(path)
     if not file.is_file():

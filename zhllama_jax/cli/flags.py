@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zhllama_jax.cli import configuration, schema, terminal, usage
+from zhllama_jax.cli import configuration, presets, schema, terminal, usage
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -43,7 +43,7 @@ def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[l
     kind = _kind(settings, _values(words, "config")) if settings else None
     # An optional dataclass may have fields that are also flags of their own; where it is read, a name means its field.
     own = {option: hint for option, hint in schema.options(verb).items() if option not in schema.fields(kind)}
-    known = {**schema.fields(kind), **own}
+    known = {**schema.fields(kind), **own, **presets.options(kind)}
 
     placed: list[Any] = []
     if schema.words(verb):
@@ -53,6 +53,7 @@ def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[l
     for path in _values(words, "config"):
         configuration.check(path, known)
     parser = _make_parser(name, verb, kind, own)
+    presets.fill(parser, kind, words, _values(words, "config"))
     try:
         given = parser.instantiate(parser.parse_args(words))
         named = {option: given[option] for option in own}

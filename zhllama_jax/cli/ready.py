@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zhllama_jax import hub, templates
 from zhllama_jax.cli import located, terminal
+from zhllama_jax.train import machines
 
 if TYPE_CHECKING:
     from zhllama_jax.model import config as model_config
@@ -54,7 +55,7 @@ def load(model: str | Path, *, adapters: Sequence[str | Path] = (), dtype: Dtype
     Args:
       model: the directory, or a hub id.
       adapters: adapter directories or hub ids, folded into the weights in this order.
-      dtype: of weights and computation; "auto" is bfloat16 on accelerators and float32 on a CPU, which has no fast bfloat16.
+      dtype: of weights and computation; "auto" is bfloat16 on accelerators, float16 on GPUs that have no bfloat16, and float32 on a CPU.
 
     Raises:
       FileNotFoundError: something is not there.
@@ -68,7 +69,8 @@ def load(model: str | Path, *, adapters: Sequence[str | Path] = (), dtype: Dtype
     from zhllama_jax.tokenizer import processor
 
     if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        capability = getattr(jax.devices()[0], "compute_capability", None)
+        dtype = machines.decoding(jax.default_backend(), capability).dtype
     directory, stacked = located.model(model), located.adapters(adapters)
     config = llama_hf.load_config(directory)
     if not stacked:

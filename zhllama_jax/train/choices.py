@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from zhllama_jax.lora import config as lora_config
+from zhllama_jax.model import config as model_config
 
 Preset = Literal["embeddings", "pretrain_lora", "sft", "new_rows", "full"]
 
@@ -197,6 +198,43 @@ class Schedule:
         if self.warmup_steps is not None and self.warmup_steps < 0:
             problems.append(f"warmup_steps must be at least 0, got {self.warmup_steps}")
         refuse("schedule", problems)
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """The model that a recipe is written for. It says what the recipe trains before the model is there, and another model is refused.
+
+    Attributes:
+      size: a named size: 1b, 7b, 13b, 33b, 65b …
+      vocab_size: pieces of its vocabulary; those beyond the original 32,000 are the extension.
+    """
+
+    size: str
+    vocab_size: int = model_config.LLAMA_VOCAB_SIZE
+
+    def __post_init__(self) -> None:
+        self.llama()
+
+    def llama(self) -> model_config.LlamaConfig:
+        """The model's shape."""
+        rows = min(self.vocab_size, model_config.LLAMA_VOCAB_SIZE)
+        return model_config.named(self.size, vocab_size=self.vocab_size, base_vocab_size=rows)
+
+    def check(self, config: model_config.LlamaConfig, *, where: str) -> None:
+        """Refuses a model of another shape.
+
+        Raises:
+          ValueError: with what differs, and what to do.
+        """
+        wanted = self.llama()
+        names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        differing = [name for name in names if getattr(config, name) != getattr(wanted, name)]
+        if not differing:
+            return
+        found = ", ".join(f"{name} {getattr(config, name):,} and not {getattr(wanted, name):,}" for name in differing)
+        rows = "grow its vocabulary with `zhllama resize`" if config.vocab_size < wanted.vocab_size else "take the model it was grown from"
+        advice = rows if differing == ["vocab_size"] else "name another model"
+        raise ValueError(f"{where} has {found}, which this recipe expects: {advice}, or change `expects`")
 
 
 def refuse(what: str, problems: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from zhllama_jax import hub
 from zhllama_jax.data import config as data_config
 from zhllama_jax.model import config as model_config
 from zhllama_jax.train import watch
-from zhllama_jax.train.choices import PRESETS, Choice, Lora, Optimizer, Preset, Rule, Schedule, Stage, refuse
+from zhllama_jax.train.choices import PRESETS, Choice, Expected, Lora, Optimizer, Preset, Rule, Schedule, Stage, refuse
 
 __all__ = [
     "PRESETS",
@@ -21,6 +21,7 @@ __all__ = [
     "Choice",
     "Data",
     "Dimensions",
+    "Expected",
     "Experiment",
     "Lora",
     "Mesh",
@@ -188,6 +189,7 @@ class Experiment:
     Attributes:
       model: a Hugging Face directory, a hub id (owner/name, owner/name@revision), or `{tokenizer, init}` for random weights (stage full
         only).
+      expects: the model that the settings are meant for; another one is refused.
       data: sources of rows.
       output: the run's directory: checkpoints, metrics, and at the end `adapter/` or `model/`.
       stage: a preset's name, or a preset with choices overridden.
@@ -199,7 +201,8 @@ class Experiment:
       schedule: the learning rate over the steps.
       global_batch: what one step reads, over all devices.
       batch_unit: sequences, or tokens (then a multiple of the rows' length).
-      micro_batch: sequences that one device computes at a time; None takes its whole share of the global batch.
+      micro_batch: sequences that one device computes at a time, at most: the largest number up to this that divides its share of the
+        global batch; None takes the whole share.
       steps: updates.
       epochs: passes over all rows, rounded up to whole steps.
       tokens: tokens read, rounded up to whole steps.
@@ -247,6 +250,7 @@ class Experiment:
     wandb: watch.Wandb | None = None
     profile_steps: str | None = None
     max_nonfinite: int = 10
+    expects: Expected | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stage, str):
@@ -308,19 +312,13 @@ class Experiment:
         """Micro-batches that a device runs one after another for a global batch of `batch` sequences split over `devices`.
 
         Raises:
-          ValueError: the sizes do not divide; the message says what would.
+          ValueError: the devices do not divide the batch.
         """
         if batch % devices:
             raise ValueError(f"global_batch of {batch} sequences cannot be split over {devices} devices: choose a multiple of {devices}")
         share = batch // devices
-        micro_batch = share if self.micro_batch is None else self.micro_batch
-        if share % micro_batch:
-            fitting = [size for size in range(1, share + 1) if share % size == 0]
-            raise ValueError(
-                f"micro_batch {micro_batch} does not divide the {share} sequences of a device "
-                f"(global_batch {batch} over {devices} devices); micro_batch may be one of {fitting}"
-            )
-        return share // micro_batch
+        at_most = share if self.micro_batch is None else self.micro_batch
+        return next(count for count in range(1, share + 1) if share % count == 0 and share // count <= at_most)
 
     def to_yaml(self) -> str:
         """The resolved experiment as a configuration file that `zhllama train --config` reads; models of the hub by their commits."""
@@ -345,6 +343,7 @@ class Experiment:
             "mesh",
         }
         elsewhere |= {
+            "expects",
             "log_every",
             "tensorboard",
             "wandb",

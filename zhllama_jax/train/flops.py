@@ -8,32 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from zhllama_jax.model import config as model_config
-from zhllama_jax.train import stages
-
-# Dense bfloat16 peaks in FLOP/s from the vendors' data sheets, by the start of jax's device_kind; the longest start wins.
-PEAKS: dict[str, float] = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-    "NVIDIA L4": 121e12,
-    "NVIDIA L40": 181e12,
-    "NVIDIA L40S": 362e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 2307e12,
-}
+from zhllama_jax.train import machines, stages
 
 
 def peak(device_kind: str) -> float | None:
-    """The peak of one device in FLOP/s; None where the table has none (a CPU, an unknown accelerator)."""
-    starts = [start for start in PEAKS if device_kind.startswith(start)]
-    return PEAKS[max(starts, key=len)] if starts else None
+    """The bfloat16 peak of one device in FLOP/s; None for a CPU, an unknown accelerator, or one without bfloat16."""
+    chip = machines.of_kind(device_kind)
+    return chip.flops.get("bfloat16") if chip else None
 
 
 def per_token(config: model_config.LlamaConfig, leaves: Mapping[str, Any], mask: Mapping[str, bool], *, length: int) -> float:

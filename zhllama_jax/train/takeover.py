@@ -84,6 +84,8 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
     if isinstance(experiment.model, config_lib.NewModel):
         return _random(experiment, experiment.model)
     stage, directory = experiment.choice, Path(experiment.model)
+    if experiment.expects is not None:
+        experiment.expects.check(llama_hf.load_config(directory), where=experiment.model)
     checkpoint = llama_hf.load(directory)
     loaded = [peft.load(path) for path in experiment.adapters]
     fingerprint = manifest.fingerprint(directory)
