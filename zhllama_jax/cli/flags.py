@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zhllama_jax.cli import configuration, presets, schema, terminal, usage
+from zhllama_jax.cli import configuration, presets, recipes, schema, terminal, usage
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -39,6 +39,7 @@ def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[l
     if (page := usage.asked(name, verb, words)) is not None:
         terminal.result(page)
         raise SystemExit(0)
+    words = recipes.resolve(words)
     settings = schema.settings(verb)
     kind = _kind(settings, _values(words, "config")) if settings else None
     # An optional dataclass may have fields that are also flags of their own; where it is read, a name means its field.
@@ -85,7 +86,7 @@ def _make_parser(name: str, verb: Callable[..., None], kind: type | None, own: M
     placed = schema.words(verb)
     prog = f"zhllama {name} [{placed.upper()}]" if placed else f"zhllama {name}"
     parser = jsonargparse.ArgumentParser(prog=prog, description=summary, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file with the options below; flags override it")
+    parser.add_argument("--config", action="config", help="YAML file with the options below, or the name of a recipe; flags override it")
     if kind is not None:
         parser.add_class_arguments(kind, as_group=False)
     left_out = inspect.signature(verb).parameters.keys() - own.keys()

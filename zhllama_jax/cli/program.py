@@ -23,6 +23,7 @@ from zhllama_jax.cli import (
     data_build,
     data_show,
     demo,
+    doctor,
     evaluate_exam,
     evaluate_ngram,
     evaluate_perplexity,
@@ -73,6 +74,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "convert": convert.run,
     "verify": verify.run,
     "stages": stages.run,
+    "doctor": doctor.run,
     "help": help.run,
 }
 
@@ -159,8 +161,8 @@ def overview(names: Sequence[str] = ()) -> str:
             *([] if names else ["Adapts LLaMA models to Chinese in pure JAX, from raw text to a Hugging Face directory.", ""]),
             *lines,
             "",
-            "First time here? `zhllama demo` shows all of it in five minutes, `zhllama help` pages on topics:",
-            "what replaces the scripts you know, stages, data, export …",
+            "First time here? `zhllama demo` shows all of it in five minutes, `zhllama doctor` what fits this",
+            "machine, `zhllama help` pages on topics: what replaces the scripts you know, stages, data, export …",
             "`zhllama VERB --help` explains a verb, --help_all every flag of it. Flags may stand in a YAML file",
             "(--config F). --debug shows where an error came from, --version the version.",
         ]

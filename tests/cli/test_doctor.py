@@ -1,0 +1,120 @@
+"""What `doctor` says of this machine, and of machines that are not here."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import pytest
+
+from zhllama_jax.cli import doctor, program, recipes
+from zhllama_jax.train import machines
+
+
+@pytest.fixture(autouse=True)
+def few_recipes(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three recipes are enough to see."""
+    chosen = {name: repository / "configs" / f"{name}.yaml" for name in ("7b_stage1", "33b_sft", "small_cpu")}
+    monkeypatch.setattr(recipes, "paths", lambda: chosen)
+
+
+def report(capsys: pytest.CaptureFixture[str]) -> Any:
+    assert program.run(["doctor", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, kind: str, count: int, *, memory: int | None, capability: str | None = None) -> None:
+    """Has jax report accelerators that are not there."""
+    stats = None if memory is None else {"bytes_limit": memory, "bytes_in_use": 0}
+    facts = {"platform": "tpu" if "TPU" in kind else "gpu", "device_kind": kind, "memory_stats": lambda: stats}
+    device = SimpleNamespace(**facts, **({"compute_capability": capability} if capability else {}))
+    monkeypatch.setattr(jax, "devices", lambda: [device] * count)
+    monkeypatch.setattr(doctor, "free_ram", lambda: 2**40)
+
+
+def test_without_an_accelerator_it_says_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert f"jax {jax.__version__}" in out
+    assert "1 × cpu" in out and "preset    cpu" in out
+    assert "training  float32: a CPU has no fast bfloat16" in out
+    assert "7b_stage1" in out and "33b_sft" in out
+    assert "small_cpu" in out, "a pipeline counts by its hardest training"
+
+
+def test_the_same_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    found = report(capsys)
+    assert set(found) == {"versions", "extras", "machine", "dtypes", "recipes"}
+    assert found["versions"]["jax"] == jax.__version__
+    assert found["machine"]["host_ram"] > 0 and found["machine"]["disk"] > 0
+    assert [one["name"] for one in found["recipes"]] == ["small_cpu", "7b_stage1", "33b_sft"], "what needs least comes first"
+    assert all(Path(one["file"]).is_file() for one in found["recipes"])
+
+
+def test_a_slice_takes_the_recipes_that_fit_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pretend(monkeypatch, "TPU v5 lite", 8, memory=None)
+    found = report(capsys)
+    assert (found["machine"]["preset"], found["machine"]["devices"]) == ("v5e-8", 8)
+    assert found["machine"]["memory"] == round(machines.chip("TPU v5e").hbm * machines.chip("TPU v5e").usable)
+    small, seven, large = found["recipes"]
+    assert small["fits"] and small["verb"] == "adapt"
+    assert seven["fits"] and seven["advice"] == f"micro_batch {seven['micro_batch']}, remat {seven['remat']}"
+    pretend(monkeypatch, "TPU v5 lite", 2, memory=None)
+    small, seven, large = report(capsys)["recipes"]
+    assert not large["fits"] and large["chips"] > 2
+    assert large["advice"] == f"needs {large['chips']} devices of this kind"
+
+
+def test_a_t4_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pretend(monkeypatch, "Tesla T4", 1, memory=11 * 2**30, capability="7.5")
+    found = report(capsys)
+    assert found["machine"]["preset"] == "colab-t4"
+    assert found["dtypes"]["decoding"]["dtype"] == "float16" and "no bfloat16" in found["dtypes"]["training"]["why"]
+    assert program.run(["doctor"]) == 0
+    assert "1 × Tesla T4, 11.0 GiB free" in capsys.readouterr().out
+
+
+def test_an_unknown_accelerator_has_no_preset(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pretend(monkeypatch, "NVIDIA RTX 9090", 1, memory=200 * 2**30, capability="13.0")
+    assert program.run(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "none is made for this machine" in out
+    assert "Next: zhllama stages --config 7b_stage1, then zhllama train --config 7b_stage1" in out and "--preset" not in out
+
+
+def test_a_plugin_that_cannot_start_is_told_and_not_fatal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken() -> list[Any]:
+        raise RuntimeError("Unable to initialize backend 'cuda': \n no driver")
+
+    monkeypatch.setattr(jax, "devices", broken)
+    found = report(capsys)
+    assert found["machine"]["backend"] == "cpu"
+    assert found["machine"]["warning"] == "jax cannot use its accelerator: Unable to initialize backend 'cuda': no driver"
+
+
+def test_missing_extras_name_their_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    needs = ["jax>=0.7.2", 'nowhere-to-be-found>=1; extra == "hub"', "numpy>=2; extra == 'other'", 'pytest; extra == "test"']
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: needs)
+    assert doctor.extras() == {
+        "hub": {"purpose": doctor.PURPOSES["hub"], "missing": ["nowhere-to-be-found"]},
+        "other": {"purpose": None, "missing": []},
+    }
+    assert program.run(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert 'not installed: pip install "zhllama-jax[hub]"' in out and "extra     other: installed" in out
+
+
+def test_a_source_tree_that_nobody_installed_has_no_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", missing)
+    assert doctor.extras() == {}
+
+
+def test_without_recipes_it_still_works(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(recipes, "paths", dict)
+    assert program.run(["doctor"]) == 0
+    assert "no recipes were found" in capsys.readouterr().out

@@ -1,0 +1,301 @@
+"""`zhllama doctor`."""
+
+import dataclasses
+import importlib.metadata
+import json as json_lib
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import zhllama_jax
+from zhllama_jax.cli import flags, recipes, terminal
+from zhllama_jax.train import machines
+
+if TYPE_CHECKING:
+    from zhllama_jax.model import config as model_config
+    from zhllama_jax.train import config as train_config
+    from zhllama_jax.train import fit
+
+DISTRIBUTION = "zhllama-jax"
+
+LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "sentencepiece",
+    "safetensors",
+    "tensorflow-datasets",
+    "array_record",
+    "jsonargparse",
+)
+
+PURPOSES: Mapping[str, str] = {
+    "hub": "models by their names on the Hugging Face hub",
+    "zstd": ".zst files",
+    "verify": "`zhllama verify --transformers`",
+    "wandb": "Weights & Biases",
+}
+"""What each extra of the package is for; one that is not named here is listed without."""
+
+PIECES = 49_953
+"""Of the paper's vocabulary."""
+
+OF_DEVELOPERS = frozenset({"test"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What is there to compute with.
+
+    Attributes:
+      backend: jax's: cpu, gpu or tpu.
+      kind: of the devices, as jax says it.
+      devices: how many there are.
+      memory: free bytes of each.
+      capability: a CUDA device's compute capability.
+      host_ram: free bytes of the host's memory.
+      disk: free bytes in the working directory.
+      preset: that fits it; None where no preset is made for it.
+      warning: what is probably wrong, as a sentence; None where nothing is.
+    """
+
+    backend: str
+    kind: str
+    devices: int
+    memory: int
+    capability: str | None
+    host_ram: int
+    disk: int
+    preset: machines.Preset | None
+    warning: str | None
+
+
+def run(*, json: bool = False) -> None:
+    """Shows what this machine has and which recipes fit it.
+
+    Versions, devices, the dtypes that are chosen and why, free memory and disk, the extras that are installed, and for every recipe whether
+    it fits or what would make it fit. Nothing is downloaded, written or trained. The memory of a recipe is an estimate.
+
+    Args:
+      json: print one JSON object instead.
+
+    Examples:
+      zhllama doctor
+      zhllama doctor --json > machine.json
+    """
+    found = machine()
+    report: dict[str, Any] = {
+        "versions": versions(),
+        "extras": extras(),
+        "machine": dataclasses.asdict(found),
+        "dtypes": {
+            "training": machines.training(found.backend, found.capability)._asdict(),
+            "decoding": machines.decoding(found.backend, found.capability)._asdict(),
+        },
+        "recipes": sorted(_recipes(found), key=lambda one: one["device"]),
+    }
+    terminal.result(json_lib.dumps(report, indent=2, ensure_ascii=False) if json else text(report))
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of what we stand on; None for what is not installed."""
+    return {
+        "zhllama-jax": zhllama_jax.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        **{name: _version(name) for name in LIBRARIES},
+    }
+
+
+def extras() -> dict[str, dict[str, Any]]:
+    """The package's extras: what for, which distributions they need, which of those are missing; {} where the package is not installed."""
+    try:
+        requirements = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    found: dict[str, list[str]] = {}
+    for requirement in requirements:
+        if extra := re.search(r"extra\s*==\s*['\"]([\w.-]+)['\"]", requirement):
+            found.setdefault(extra[1], []).append(re.split(r"[^\w.-]", requirement)[0])
+    return {
+        name: {"purpose": PURPOSES.get(name), "missing": [need for need in needs if _version(need) is None]}
+        for name, needs in found.items()
+        if name not in OF_DEVELOPERS
+    }
+
+
+def machine() -> Machine:
+    """The devices that jax sees, and what of this host is free."""
+    import jax
+
+    host_ram, disk = free_ram(), shutil.disk_usage(Path.cwd()).free
+    try:
+        devices, failure = jax.devices(), None
+    except RuntimeError as error:  # a plug-in that is installed and cannot start
+        devices, failure = [], " ".join(str(error).split())[:300]
+    if not devices or devices[0].platform == "cpu":
+        warning = f"jax cannot use its accelerator: {failure}" if failure else _unused_accelerator()
+        return Machine("cpu", "cpu", 1, host_ram, None, host_ram, disk, "cpu", warning)
+    device = devices[0]
+    chip = machines.of_kind(device.device_kind)
+    stats = device.memory_stats() or {}
+    memory = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0) or (round(chip.hbm * chip.usable) if chip else 0)
+    capability = getattr(device, "compute_capability", None)
+    preset = machines.preset_of(chip, len(devices)) if chip else None
+    return Machine(device.platform, device.device_kind, len(devices), memory, capability, host_ram, disk, preset, None)
+
+
+def free_ram() -> int:
+    """Bytes of memory that are free or can be freed at once."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").split("\n"):
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # no Linux
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _unused_accelerator() -> str | None:
+    """A sentence if there is an accelerator that jax does not see."""
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        return 'there is an NVIDIA GPU that jax does not see: pip install "jax[cuda12]" of the installed version of jax (not on Colab)'
+    if any(Path("/dev").glob("accel[0-9]*")):
+        return 'there is a TPU that jax does not see: pip install "jax[tpu]" (not on Colab), and end other programs that use it'
+    return None
+
+
+def _recipes(found: Machine) -> Iterator[dict[str, Any]]:
+    """Every recipe with its verdict under this machine's preset; of a pipeline that of its hardest training."""
+    from zhllama_jax.train import fit
+
+    place = fit.Place(found.devices, found.memory, found.host_ram, found.disk, shared=found.backend == "cpu")
+    preset = ["--preset", found.preset] if found.preset else ["--dtype", machines.training(found.backend, found.capability).dtype]
+    for name, path in recipes.paths().items():
+        verdicts = [fit.judge(experiment, config, place, length=length) for experiment, config, length in _trainings(path, preset)]
+        if verdicts:
+            hardest = max(verdicts, key=lambda verdict: (len(verdict.lacks), verdict.device))
+            yield {"name": name, "verb": command(path), "file": str(path), **hardest._asdict(), "advice": advice(hardest, found)}
+
+
+def _trainings(path: Path, words: Sequence[str]) -> Iterator[tuple["train_config.Experiment", "model_config.LlamaConfig", int | None]]:
+    """Experiment, model and length of rows (None: as the experiment says) of each training of a recipe, as far as its model is known.
+
+    A pipeline's vocabulary is not known before it is made; it is taken for the paper's.
+    """
+    from zhllama_jax.adapt import config as adapt_config
+    from zhllama_jax.cli import program
+    from zhllama_jax.model import config as model_config_lib
+    from zhllama_jax.train import config as train_config
+
+    verb = command(path)
+    if verb not in ("train", "adapt"):
+        return
+    [made], _ = flags.parse(verb, program.VERBS[verb], ["--config", str(path), *words])
+    if isinstance(made, train_config.Experiment) and made.expects is not None:
+        yield made, made.expects.llama(), None
+    elif isinstance(made, adapt_config.Adapt) and made.base.init is not None:
+        shape = made.base.init.llama(vocab_size=PIECES, base_vocab_size=model_config_lib.LLAMA_VOCAB_SIZE)
+        for one in made.all_trainings:
+            yield one.stand_in(**made.computing(one)), shape, made.sequence_length
+
+
+def command(path: Path) -> str | None:
+    """The verb that a recipe is for, as its header says it."""
+    match = re.search(r"^#.*zhllama (\w+(?: \w+)*) --config", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return match[1] if match else None
+
+
+def advice(verdict: "fit.Verdict", found: Machine) -> str:
+    """How to run what fits, or what would make the rest fit, as one phrase."""
+    if verdict.fits:
+        return f"micro_batch {verdict.micro_batch}, remat {verdict.remat}"
+    ways = []
+    if "device memory" in verdict.lacks:
+        if verdict.chips:
+            ways.append(f"{verdict.chips} devices of this kind")
+        elif found.backend == "cpu":
+            ways.append(f"{size(verdict.device)} of memory, or an accelerator")
+        else:
+            ways.append("devices with more memory")
+    if "host memory" in verdict.lacks:
+        ways.append(f"{size(verdict.host)} of the host's memory to read the base")
+    if "disk" in verdict.lacks:
+        ways.append(f"{size(verdict.disk)} of disk (fewer with checkpoint.keep: 1)")
+    return "needs " + " and ".join(ways)
+
+
+def size(count: int) -> str:
+    """Bytes in GiB."""
+    return f"{count / machines.GIB:,.1f} GiB"
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The report for people."""
+    known = report["versions"]
+    found = Machine(**report["machine"])
+    head = f"zhllama {known['zhllama-jax']}, Python {known['python']}, {known['system']}"
+    libraries = ", ".join(f"{name} {known[name] or 'missing'}" for name in LIBRARIES)
+    lines = [head, libraries, ""]
+    each = f"{size(found.memory)} free" + (" each" if found.devices > 1 else "") if found.backend != "cpu" else f"{os.cpu_count()} cores"
+    lines.append(f"devices   {found.devices} × {found.kind}, {each}")
+    lines.append(f"host      {size(found.host_ram)} of memory free; {size(found.disk)} of disk free in {Path.cwd()}")
+    lines += [f"{purpose:<10}{chosen['dtype']}: {chosen['why']}" for purpose, chosen in report["dtypes"].items()]
+    lines.append(f"preset    {found.preset or 'none is made for this machine: set dtype, remat, micro_batch and mesh yourself'}")
+    lines += [f"warning   {found.warning}"] if found.warning else []
+    lines += [*_extra_lines(report["extras"]), ""]
+    if not report["recipes"]:
+        return "\n".join([*lines, "no recipes were found beside the package"])
+    rows = [("recipe", "fits", "device", "host", "disk", "")]
+    rows += [
+        (one["name"], "yes" if one["fits"] else "no", size(one["device"]), size(one["host"]), size(one["disk"]), one["advice"])
+        for one in report["recipes"]
+    ]
+    lines += [
+        aligned(rows),
+        "",
+        "Estimates per device, of reading the base, and of checkpoints and results; the base's own files come on top.",
+    ]
+    fitting = [one["name"] for one in report["recipes"] if one["fits"] and one["verb"] == "train"]
+    preset = f" --preset {found.preset}" if found.preset else ""
+    if fitting:
+        lines.append(f"Next: zhllama stages --config {fitting[0]}, then zhllama train --config {fitting[0]}{preset}")
+    else:
+        lines.append("Next: zhllama demo --output runs/demo, the whole pipeline at a size that fits any machine")
+    return "\n".join(lines)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as text: the first two columns and the last stand left, figures right."""
+    widths = [max(terminal.width(row[column]) for row in rows) for column in range(len(rows[0]))]
+    made = []
+    for row in rows:
+        cells = [
+            cell.rjust(widths[column]) if 2 <= column < len(row) - 1 else cell.ljust(widths[column]) for column, cell in enumerate(row)
+        ]
+        made.append("  ".join(cells).rstrip())
+    return "\n".join(made)
+
+
+def _extra_lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line for each extra."""
+    lines = []
+    for name, extra in found.items():
+        purpose = f" ({extra['purpose']})" if extra["purpose"] else ""
+        state = f'not installed: pip install "{DISTRIBUTION}[{name}]"' if extra["missing"] else "installed"
+        lines.append(f"extra     {name}{purpose}: {state}")
+    return lines
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

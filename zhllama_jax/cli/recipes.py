@@ -1,0 +1,46 @@
+"""The recipes of `configs/`, by name: `--config 7b_stage1` means the file that came with the package, wherever the program is called.
+
+In a source tree they stand at its top; a wheel carries them beside the modules.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import zhllama_jax
+
+PACKAGE = Path(zhllama_jax.__file__).resolve().parent
+PLACES = (PACKAGE / "configs", PACKAGE.parent / "configs")
+SUFFIX = ".yaml"
+
+
+def paths() -> dict[str, Path]:
+    """Every recipe by its name."""
+    place = next((place for place in PLACES if any(place.glob(f"*{SUFFIX}"))), None)
+    return {path.stem: path for path in sorted(place.glob(f"*{SUFFIX}"))} if place else {}
+
+
+def find(name: str) -> str:
+    """The file that `--config` means: a file of that name, or else the recipe `NAME`, `NAME.yaml` or `configs/NAME.yaml`.
+
+    Raises:
+      FileNotFoundError: there is neither; the message lists the recipes.
+    """
+    if Path(name).is_file():
+        return name
+    short, known = Path(name), paths()
+    if short.parent in (Path(), Path("configs")) and short.suffix in ("", SUFFIX) and short.stem in known:
+        return str(known[short.stem])
+    recipes = f", or one of the recipes {', '.join(known)}" if known else ""
+    raise FileNotFoundError(f"{name} not found: expected a YAML configuration file{recipes}")
+
+
+def resolve(words: Sequence[str]) -> list[str]:
+    """A command line with the names after --config replaced by files."""
+    found: list[str] = []
+    for word in words:
+        if word.startswith("--config="):
+            word = f"--config={find(word.partition('=')[2])}"
+        elif found[-1:] == ["--config"] and not word.startswith("-"):
+            word = find(word)
+        found.append(word)
+    return found
