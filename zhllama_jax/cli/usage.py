@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zhllama_jax.cli import schema
+from zhllama_jax.cli import presets, schema
 
 LINES, COLUMNS = 40, 100
 """The screen that `--help` fits."""
@@ -154,6 +154,7 @@ def of_verb(verb: Callable[..., None]) -> list[Flag]:
     settings = schema.settings(verb)
     kind = settings.kinds[0] if settings and not settings.optional else None
     found = list(_of_dataclass(kind)) if kind else []
+    found += [Flag(name, hint, None, presets.SUMMARY) for name, hint in presets.options(kind).items()]
     texts = read(verb.__doc__).entries
     parameters = inspect.signature(verb).parameters
     for name, hint in schema.options(verb).items():
