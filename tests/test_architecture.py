@@ -50,8 +50,7 @@ JAX_FREE_MODULES = ("lines", "templates", "data.documents", "data.pack", "data.c
 MAX_LINES = 400
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc", "constants"}
 INSIDE_FUNCTIONS_ONLY = {"torch", "transformers", "peft", "datasets", "lm_eval", "gradio", "fastapi", "uvicorn", "gguf", "tokenizers"}
-INSIDE_FUNCTIONS_ONLY |= {"huggingface_hub"}
-INSIDE_FUNCTIONS_ONLY |= {"wandb"}
+INSIDE_FUNCTIONS_ONLY |= {"huggingface_hub", "wandb"}
 MAY_PRINT = ("cli/", "train/log.py")
 
 # Modules without a test file of their own name, each with the reason. The list may only shrink.

@@ -10,6 +10,7 @@ from zhllama_jax.adapt import config
 from zhllama_jax.data import config as data_config
 from zhllama_jax.lora import config as lora_config
 from zhllama_jax.train import config as train_config
+from zhllama_jax.train import watch
 
 
 def training(name: str, **fields: Any) -> config.Training:
@@ -169,6 +170,14 @@ def test_every_step_of_a_plan_has_a_reserved_name(tmp_path: Path, monkeypatch: p
 def test_rows_may_state_the_length_that_they_have() -> None:
     texts = TEXTS | {"english": data_config.TextData(files=("en.txt",), length=64)}
     assert adapt(texts=texts, sequence_length=64).texts["english"].length == 64
+
+
+def test_every_training_is_a_run_of_its_own_at_weights_and_biases() -> None:
+    assert adapt().tracked(training("one")) is None
+    pipeline = adapt(output="runs/zh", wandb=watch.Wandb(project="p", mode="offline"))
+    assert pipeline.tracked(training("one")) == watch.Wandb(project="p", name="zh-one", mode="offline")
+    named = dataclasses.replace(pipeline, wandb=watch.Wandb(name="n"))
+    assert named.tracked(training("one")) == watch.Wandb(name="n-one")
 
 
 def test_trainings_may_follow_each_other_in_every_way() -> None:

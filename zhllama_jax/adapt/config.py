@@ -8,12 +8,13 @@ import dataclasses
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from zhllama_jax import hub
 from zhllama_jax.data import config as data_config
 from zhllama_jax.train import config as train_config
-from zhllama_jax.train import succession
+from zhllama_jax.train import succession, watch
 
 INSTRUCTIONS = "instructions"
 
@@ -211,6 +212,7 @@ class Adapt:
       micro_batch: rows that one device takes at a time, at most, in every training that does not say its own; None takes its whole share.
       mesh: devices along each axis, in every training.
       seed: of everything random.
+      wandb: write every training to Weights & Biases too, each as a run `NAME-TRAINING`; None writes to none.
     """
 
     output: str
@@ -227,6 +229,7 @@ class Adapt:
     micro_batch: int | None = None
     mesh: train_config.Mesh = dataclasses.field(default_factory=train_config.Mesh)
     seed: int = 0
+    wandb: watch.Wandb | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -265,7 +268,20 @@ class Adapt:
     def computing(self, training: Training) -> dict[str, Any]:
         """What all trainings of the pipeline share, as fields of one's experiment."""
         micro_batch = self.micro_batch if training.micro_batch is None else training.micro_batch
-        return {"seed": self.seed, "dtype": self.dtype, "remat": self.remat, "micro_batch": micro_batch, "mesh": self.mesh}
+        return {
+            "seed": self.seed,
+            "dtype": self.dtype,
+            "remat": self.remat,
+            "micro_batch": micro_batch,
+            "mesh": self.mesh,
+            "wandb": self.tracked(training),
+        }
+
+    def tracked(self, training: Training) -> watch.Wandb | None:
+        """The run at Weights & Biases of one training, named after the pipeline's output and the training."""
+        if self.wandb is None:
+            return None
+        return dataclasses.replace(self.wandb, name=f"{self.wandb.name or Path(self.output).resolve().name}-{training.name}")
 
     def to_yaml(self) -> str:
         """The resolved pipeline as a configuration file that `zhllama adapt --config` reads; models of the hub by their commits."""

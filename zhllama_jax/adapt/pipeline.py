@@ -11,7 +11,7 @@ from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import evaluation, inputs, places, progress, steps, summary, training, vocabulary
 from zhllama_jax.convert import verify
 from zhllama_jax.eval import report, report_html
-from zhllama_jax.train import guard
+from zhllama_jax.train import guard, trackers
 
 REPORT = "report.md"
 PAGE = "report.html"
@@ -35,6 +35,7 @@ def run(config: config_lib.Adapt, *, say: Callable[[str], None]) -> Path:
         logits in `transformers`.
     """
     inputs.check(config)
+    trackers.check(config.wandb)
     planned, output = plan(config, say=say), Path(config.output)
     steps.check(planned, output)
     with guard.lock(output):
