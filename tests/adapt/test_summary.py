@@ -2,12 +2,14 @@
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
 
 from zhllama_jax.adapt import steps, summary
+from zhllama_jax.eval import report, report_html
 from zhllama_jax.train import config as train_config
 
 
@@ -120,6 +122,25 @@ def test_the_report_names_what_its_page_compares(done: Any) -> None:
     tuned = dataclasses.replace(done.config, trainings=(alone,))
     records = {name: record for name, record in done.records.items() if name not in ("baseline", "measure_baseline")}
     assert summary.collect(tuned, records)["points"] == {"pretrained": None}
+
+
+def test_the_report_says_how_much_of_held_out_text_is_scored(done: Any) -> None:
+    scored = collected(done)["likelihood"]["scored"]
+    assert scored.startswith("At most the first 1,500 characters of each held-out text are scored")
+    assert scored.endswith(": english 1,500, chinese 1,500.")
+    assert scored in (Path(done.config.output) / "report.md").read_text("utf-8")
+    longer = dataclasses.replace(done.config, evaluation=dataclasses.replace(done.config.evaluation, max_characters=2_000))
+    whole = summary.collect(longer, done.records)["likelihood"]["scored"]
+    assert whole == "All of each held-out text is scored: english 1,500, chinese 1,500 characters."
+
+
+def test_the_report_repeats_what_steps_remarked(done: Any) -> None:
+    packed = done.records["rows_new_instructions"]
+    remarked = dataclasses.replace(packed, figures={**packed.figures, "remarks": ["of 4 rows 3 were cut"]})
+    figures = summary.collect(done.config, {**done.records, "rows_new_instructions": remarked})
+    assert figures["data"] == ["of 4 rows 3 were cut"]
+    assert "\n\nOf 4 rows 3 were cut.\n\n" in report.markdown(figures)
+    assert "<p>Of 4 rows 3 were cut.</p>" in report_html.page(figures)
 
 
 def test_the_report_says_how_it_was_made(done: Any) -> None:

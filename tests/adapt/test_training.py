@@ -49,6 +49,19 @@ def test_no_held_out_sentence_is_in_the_rows(done: Any, rows: str, name: str) ->
     assert not held_out & packed
 
 
+def test_rows_that_are_too_long_are_remarked(done: Any, tmp_path: Path) -> None:
+    """With the figures of the store: what is cut teaches less than was given."""
+    short = dataclasses.replace(done.config, sequence_length=80)
+    packed = training.pack(short, places.NEW, config_lib.INSTRUCTIONS, tmp_path / "rows", {})
+    counts = packed["splits"]["train"]
+    assert counts["cut"] > 0 and counts["dropped_overlong"] > 0
+    first = packed["remarks"][0]
+    rows = counts["examples"] + counts["dropped_overlong"]
+    assert first.startswith(f"80 tokens are too few for some of the {rows:,} instruction rows (train): {counts['cut']:,} answers were cut ")
+    assert f", {counts['dropped_overlong']:,} rows were left out; raise sequence_length" in first
+    assert training.pack(short, places.NEW, "chinese", tmp_path / "text", {})["remarks"] == []
+
+
 def test_no_held_out_instruction_is_in_the_rows(done: Any) -> None:
     tokenizer = processor.Tokenizer.load(places.of(done.config, "tokenizer"))
     learned = decoded(places.rows(done.config, places.NEW, config_lib.INSTRUCTIONS), tokenizer)

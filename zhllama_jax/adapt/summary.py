@@ -36,6 +36,7 @@ def collect(config: config_lib.Adapt, records: Mapping[str, steps.Record]) -> di
         "answers": _answers(measured),
         "exams": _exams(measured),
         "generation": _generation(figures),
+        "data": [remark for found in figures.values() for remark in found.get("remarks", ())],
         "stages": _stages(config, figures),
         "samples": figures["generation"]["samples"],
         "check": figures.get("check"),
@@ -89,7 +90,17 @@ def _likelihood(config: config_lib.Adapt, measured: Mapping[str, Any], ngram: Ma
         remarks.append(
             "The base was trained here, small and briefly: what the English column shows says little about how much a 7B model forgets."
         )
-    return {"texts": texts, "rows": rows, "remarks": remarks}
+    return {"texts": texts, "rows": rows, "scored": _scored(config, next(iter(measured.values()))["texts"]), "remarks": remarks}
+
+
+def _scored(config: config_lib.Adapt, texts: Mapping[str, Mapping[str, Any]]) -> str:
+    """How much of the held-out texts the figures speak of, the n-gram's too."""
+    limit = config.evaluation.max_characters
+    counts = ", ".join(f"{name} {score['characters']:,}" for name, score in texts.items())
+    cut = [name for name, score in texts.items() if score["characters"] >= limit]
+    if not cut:
+        return f"All of each held-out text is scored: {counts} characters."
+    return f"At most the first {limit:,} characters of each held-out text are scored (`evaluation.max_characters`): {counts}."
 
 
 def _baselines(config: config_lib.Adapt, figures: Mapping[str, Any], measured: Mapping[str, Any]) -> list[dict[str, Any]]:

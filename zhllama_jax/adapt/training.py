@@ -77,7 +77,25 @@ def pack(config: config_lib.Adapt, tokenizer: str, name: str, folder: Path, befo
     else:
         data = dataclasses.replace(config.texts[name], length=config.sequence_length)
         built = build.text(data, model, folder, others=texts.others(config.texts, name), overwrite=True)
-    return {"rows": len(built.train), "splits": built.metadata["splits"]}
+    splits = built.metadata["splits"]
+    return {"rows": len(built.train), "splits": splits, "remarks": _shortened(splits, length=config.sequence_length)}
+
+
+def _shortened(splits: Mapping[str, Mapping[str, Any]], *, length: int) -> list[str]:
+    """What of instruction rows was cut or left out because it is too long, in a sentence for each split where something was."""
+    said = []
+    for split, counts in splits.items():
+        changes = {
+            "cut": "answers were cut and do not teach where an answer ends",
+            "turns_cut": "later turns of conversations were left out",
+            "dropped_overlong": "rows were left out",
+        }
+        found = [f"{counts[name]:,} {change}" for name, change in changes.items() if counts.get(name)]
+        if found:
+            rows = counts["examples"] + counts["dropped_overlong"]
+            lead = f"{length:,} tokens are too few for some of the {rows:,} instruction rows ({split})"
+            said.append(f"{lead}: {', '.join(found)}; raise sequence_length")
+    return said
 
 
 def experiment(

@@ -333,7 +333,7 @@ def _left_out(counts: Counter[str], data: config.SftData) -> str:
     """Why no row of a split is left, where rows were read."""
     longer = "are longer than" if data.overlong == "drop" else "have a prompt that fills"
     reasons = {
-        "dropped_overlong": f"{longer} {data.length:,} tokens: raise length (of adapt: sequence_length)",
+        "dropped_overlong": f"{longer} {data.length:,} tokens: raise length (in adapt: sequence_length)",
         "dropped_empty": "have an empty answer",
         "dropped_held_out": "begin like a row of the validation files: take them out of one of the two",
     }

@@ -20,7 +20,7 @@ def markdown(report: Figures) -> str:
 
     Args:
       report: the tree of figures that `zhllama adapt` collects: title, introduction, vocabulary, likelihood, baselines, answers,
-        exams, generation, stages, samples, check, steps; all but the title may be missing.
+        exams, generation, stages, data, samples, check, steps; all but the title may be missing.
     """
     chapters = [
         f"# {report['title']}",
@@ -30,7 +30,7 @@ def markdown(report: Figures) -> str:
         _answers(report.get("answers")),
         _exams(report.get("exams")),
         _generation(report.get("generation")),
-        _stages(report.get("stages")),
+        _stages(report.get("stages"), report.get("data")),
         _samples(report.get("samples")),
         _check(report.get("check")),
         _steps(report.get("steps")),
@@ -43,6 +43,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, text_columns: i
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * text_columns}{'---:|' * (len(head) - text_columns)}"]
     lines += [f"| {' | '.join(map(cell, row))} |" for row in rows]
     return "\n".join(lines)
+
+
+def sentence(remark: str) -> str:
+    """A remark of the log as a sentence of its own."""
+    return f"{remark[:1].upper()}{remark[1:]}."
 
 
 def cell(value: Any) -> str:
@@ -87,7 +92,9 @@ def _likelihood(likelihood: Figures | None, baselines: Sequence[Figures] | None)
     rows = [(row["after"], *(row.get(text) for text in texts)) for row in likelihood["rows"]]
     parts = [
         "## Bits per character of held-out text",
-        "Lower is better; characters, unlike tokens, are the same under every vocabulary.",
+        " ".join(
+            ["Lower is better; characters, unlike tokens, are the same under every vocabulary.", likelihood.get("scored", "")]
+        ).strip(),
         table(("after", *texts), rows),
         "![bits per character after each step](plots/bits_per_character.png)",
     ]
@@ -134,7 +141,7 @@ def _generation(generation: Figures | None) -> str:
     return "\n\n".join(["## Speed of generation", generation["remark"], table(head, rows)])
 
 
-def _stages(stages: Sequence[Figures] | None) -> str:
+def _stages(stages: Sequence[Figures] | None, data: Sequence[str] | None) -> str:
     if not stages:
         return ""
     head = ("stage", "trainable", "of parameters", "per cent", "steps", "tokens", "seconds", "tokens/s", "loss first", "loss last")
@@ -157,7 +164,7 @@ def _stages(stages: Sequence[Figures] | None) -> str:
         for stage in stages
     ]
     tables = [f"### {stage['name']}\n\n```\n{stage['table']}\n```" for stage in stages if stage.get("table")]
-    return "\n\n".join(["## Training", table(head, rows), "![loss of each stage](plots/losses.png)", *tables])
+    return "\n\n".join(["## Training", table(head, rows), "![loss of each stage](plots/losses.png)", *map(sentence, data or ()), *tables])
 
 
 def _samples(samples: Sequence[Figures] | None) -> str:

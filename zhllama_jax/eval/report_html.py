@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zhllama_jax.eval import charts, document, figures, headline, markup
+from zhllama_jax.eval import report as report_lib
 
 Tree = Mapping[str, Any]
 
@@ -94,7 +95,8 @@ def _likelihood(report: Tree) -> document.Section | None:
     remarks = [markup.element("p", markup.inline(remark)) for remark in likelihood.get("remarks") or ()]
     content = document.figure(markup.element("div", *panels, class_="panels"), caption, *tables)
     note = "Characters, unlike tokens, are the same under every vocabulary: models with different ones can be compared by this figure."
-    return document.Section("likelihood", "Bits per character", markup.join([markup.element("p", note), content, *remarks]))
+    notes = [markup.element("p", markup.inline(said)) for said in (note, likelihood.get("scored")) if said]
+    return document.Section("likelihood", "Bits per character", markup.join([*notes, content, *remarks]))
 
 
 def _training(report: Tree) -> document.Section | None:
@@ -111,6 +113,7 @@ def _training(report: Tree) -> document.Section | None:
         shown = [*map(figures.number, (trainable, total)), figures.percent(share), *(figures.number(stage.get(key)) for key in keys)]
         rows.append([stage["name"], *shown, figures.duration(stage.get("seconds"))])
     parts += [markup.element("h3", "What was trained"), markup.table(head, rows, caption="The trainings in order")]
+    parts += [markup.element("p", report_lib.sentence(remark)) for remark in report.get("data") or ()]
     parts += [markup.details(f"Weights of {stage['name']}, by rule", _rules(stage)) for stage in stages if _has_rules(stage)]
     return document.Section("training", "Training", markup.join(parts))
 
