@@ -14,6 +14,10 @@ PACE = log.Pace(seconds=2.0, tokens_per_second=1000.0, flops_per_second=5e9, uti
 FIGURES = {"loss": 2.5, "grad_norm": 1.0, "learning_rate": 1e-4, "tokens": 100.0, "skipped": 0.0}
 
 
+class Refusal(Exception):
+    """What the library says where the user has to do something."""
+
+
 class Server(types.ModuleType):
     """Stands for the library and for the server behind it, which keeps each run's rows by step."""
 
@@ -23,6 +27,7 @@ class Server(types.ModuleType):
         self.begun: list[dict[str, Any]] = []
         self.ended: list[int] = []
         self.down: Exception | None = None
+        self.errors = types.SimpleNamespace(UsageError=Refusal, AuthenticationError=type("AuthenticationError", (Refusal,), {}))
 
     def Settings(self, **options: Any) -> types.SimpleNamespace:
         return types.SimpleNamespace(finish_timeout=0.0, **options) if "finish_timeout" not in options else types.SimpleNamespace(**options)
@@ -113,15 +118,16 @@ def test_what_fails_later_ends_the_tracking_with_one_warning(
     assert events.read_bytes().count(b"train/loss") == 5, "the other tracker goes on"
 
 
-def test_a_run_that_cannot_begin_is_refused_and_one_that_cannot_go_on_is_not(
-    tmp_path: Path, wandb: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wandb.down = RuntimeError("api_key not configured")
+def test_a_run_is_refused_that_wants_a_login_and_no_other(tmp_path: Path, wandb: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    wandb.down = Refusal("api_key not configured")
     with pytest.raises(ValueError, match=r"W&B did not begin a run: api_key not configured; log in with `wandb login`"):
         write(tmp_path, 0, 1, chosen=watch.Wandb())
+    wandb.down = ConnectionError("no network")
+    write(tmp_path, 0, 1, chosen=watch.Wandb())
+    assert "warning: W&B cannot be reached (no network)" in capsys.readouterr().err
     wandb.down = None
     write(tmp_path, 0, 1, chosen=watch.Wandb())
-    wandb.down = RuntimeError("no network")
+    wandb.down = Refusal("no network")
     write(tmp_path, 1, 2, chosen=watch.Wandb())
     assert "warning: W&B cannot be reached (no network)" in capsys.readouterr().err
     assert [line["step"] for line in log.read(tmp_path)] == [1, 1, 2, 2]

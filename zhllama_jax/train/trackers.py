@@ -93,7 +93,7 @@ def check(settings: watch.Wandb | None) -> None:
 def weights_and_biases(
     settings: watch.Wandb, directory: Path, *, config: Mapping[str, Any], say: Callable[[str], None]
 ) -> WeightsAndBiases | None:
-    """Begins the run of `directory`, or goes on with it; None where it is disabled, or where a run that began before cannot be reached.
+    """Begins the run of `directory`, or goes on with it; None where it is disabled, and, with a warning, where nothing is reached.
 
     Args:
       settings: where to.
@@ -102,7 +102,7 @@ def weights_and_biases(
       say: told where to look.
 
     Raises:
-      ValueError: a new run cannot be begun.
+      ValueError: W&B refuses a new run, most often for want of a login.
     """
     if settings.mode == "disabled":
         return None
@@ -126,8 +126,8 @@ def weights_and_biases(
         )
     except Exception as error:  # wandb's own errors, and those of its service and of the network
         reason = " ".join(str(error).split()) or type(error).__name__
-        if known:
-            say(f"warning: W&B cannot be reached ({reason}): this part of the run is in the JSONL only")
+        if known or not isinstance(error, (wandb.errors.UsageError, wandb.errors.AuthenticationError)):
+            say(f"warning: W&B cannot be reached ({reason}): the figures are in the JSONL only")
             return None
         raise ValueError(
             f"W&B did not begin a run: {reason}; log in with `wandb login`, write to files with --wandb.mode offline, or leave wandb out"
