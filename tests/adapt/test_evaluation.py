@@ -1,12 +1,13 @@
 """What the pipeline measures equals what is measured on the exported directories, by other ways."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from zhllama_jax.adapt import config as config_lib
-from zhllama_jax.adapt import evaluation, places, texts
+from zhllama_jax.adapt import evaluation, places, progress, texts
 from zhllama_jax.convert import llama_hf, verify
 from zhllama_jax.eval import answers, likelihood, ngram
 from zhllama_jax.tokenizer import processor
@@ -21,6 +22,21 @@ def test_a_point_s_figures_are_those_of_its_directory(done: Any, name: str, dire
         score = likelihood.score(model.config, {"params": model.params}, tokenizer, held_out, length=done.config.sequence_length)
         assert found["bits_per_character"] == pytest.approx(score.bits_per_character, rel=1e-5)
         assert (found["characters"], found["tokens"]) == (score.characters, score.tokens)
+
+
+def test_every_part_of_a_point_tells_how_far_it_is(done: Any, tmp_path: Path) -> None:
+    told: dict[str, list[tuple[int, int]]] = {}
+
+    def watch(part: str) -> progress.Report:
+        counts = told.setdefault(part, [])
+        return lambda done, total: counts.append((done, total))
+
+    found = evaluation.point(done.config, "tune", tmp_path, done.before, watch=watch)
+    for figure in ("texts", "answers"):
+        assert found[figure] == done.before["measure_tune"][figure]
+    assert list(told) == ["held-out english, windows", "held-out chinese, windows", "held-out answers, windows", "exam, questions"]
+    for counts in told.values():
+        assert counts == sorted(counts) and counts[-1][0] == counts[-1][1], "up to all of it"
 
 
 def test_all_points_score_the_same_characters_of_held_out_text_only(done: Any) -> None:
