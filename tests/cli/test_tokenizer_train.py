@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from zhllama_jax import files
+from zhllama_jax.adapt import config as adapt_config
 from zhllama_jax.cli import program
 from zhllama_jax.tokenizer import processor
 from zhllama_jax.tokenizer import train as tokenizer_train
@@ -35,6 +36,12 @@ def test_the_same_text_gives_the_same_bytes(model_type: str, text: Path, tmp_pat
     assert capsys.readouterr().out.count(digest) == 2
     tokenizer = processor.Tokenizer.load(tmp_path / "a.model")
     assert tokenizer.decode(tokenizer.encode(LINES[0])) == LINES[0]
+
+
+def test_bpe_is_the_default_here_and_in_a_pipeline(text: Path, tmp_path: Path) -> None:
+    assert train(text, tmp_path / "default.model") == train(text, tmp_path / "bpe.model", "--model_type", "bpe") == 0
+    assert files.sha256(tmp_path / "default.model") == files.sha256(tmp_path / "bpe.model")
+    assert adapt_config.NewVocabulary(texts=("zh",), vocab_size=292).model_type == "bpe"
 
 
 @pytest.mark.parametrize(

@@ -57,5 +57,5 @@ def base_model(tmp_path_factory: pytest.TempPathFactory, english_lines: list[str
 def chinese_model(tmp_path_factory: pytest.TempPathFactory, chinese_lines: list[str], english_lines: list[str]) -> Path:
     """A unigram vocabulary of mostly Chinese with some English, numbers and punctuation in it."""
     path = tmp_path_factory.mktemp("chinese") / "zh.model"
-    path.write_bytes(train.from_texts(chinese_lines + english_lines[:300], vocab_size=430).serialized)
+    path.write_bytes(train.from_texts(chinese_lines + english_lines[:300], vocab_size=430, model_type="unigram").serialized)
     return path

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from zhllama_jax import lines
-from zhllama_jax.tokenizer import invariance, merge, processor, proto, reach, scripts
+from zhllama_jax.tokenizer import invariance, merge, processor, proto, reach, scripts, train
 
 HAN = scripts.named("han")
 LLAMA_SHA256 = "e2676d4ca29ca1750f6ff203328d73b189321dc5776ceede037cbd36541d70c0"
@@ -155,6 +155,17 @@ def test_reference_mode_says_what_it_decided_about_other_text(base_model: Path, 
     for text in ("the foxes", "12 weather", "no [PAD] here"):
         assert tokenizer(only).encode(text) == base.encode(text)
     assert tokenizer(mixed).encode("the foxes 12") != base.encode("the foxes 12")
+
+
+def test_pieces_of_the_default_training_can_be_reached_where_more_of_a_unigram_model_cannot(
+    base_model: Path, safe: merge.Merged, chinese_lines: list[str], tmp_path: Path
+) -> None:
+    assert safe.hopeless
+    assert "pieces of unigram models (zh.model) need not be made of two others: far more of those of `zhllama tokenizer" in safe.summary()
+    (tmp_path / "bpe.model").write_bytes(train.from_texts(chinese_lines, vocab_size=430).serialized)
+    better = merge.merge(base_model, [tmp_path / "bpe.model"], proof_strings=10)
+    assert len(better.unreachable) / better.added < 0.5 * len(safe.unreachable) / safe.added
+    assert "--model_type" not in better.summary()
 
 
 def test_pieces_that_are_too_long_to_be_tried_are_not_called_impossible(base_model: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_impossible_sizes() -> None:
 
 def test_wrong_settings_are_listed_together() -> None:
     with pytest.raises(
-        ValueError, match=r"model_type must be one of unigram, bpe.*vocab_size must be 260 to.*character_coverage.*max_sentences"
+        ValueError, match=r"model_type must be one of bpe, unigram.*vocab_size must be 260 to.*character_coverage.*max_sentences"
     ):
         train.from_texts(["a"], vocab_size=3, model_type="word", character_coverage=0.5, max_sentences=0)  # type: ignore[arg-type]
 

@@ -34,14 +34,14 @@ class NewVocabulary:
     Attributes:
       texts: names of the texts to learn from (their held-out part is left out).
       vocab_size: pieces to make.
-      model_type: bpe (a base for LLaMA must be one) or unigram.
+      model_type: bpe (a base for LLaMA must be one) or unigram, as Chinese-LLaMA-Alpaca's pieces were.
       character_coverage: share of the characters that get a piece of their own.
       byte_fallback: spell the other characters in bytes.
     """
 
     texts: tuple[str, ...]
     vocab_size: int
-    model_type: Literal["unigram", "bpe"] = "unigram"
+    model_type: Literal["bpe", "unigram"] = "bpe"
     character_coverage: float = 0.9995
     byte_fallback: bool = True
 

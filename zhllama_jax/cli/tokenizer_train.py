@@ -11,7 +11,7 @@ def run(
     input: list[Path],
     vocab_size: int,
     output: Path,
-    model_type: Literal["unigram", "bpe"] = "unigram",
+    model_type: Literal["bpe", "unigram"] = "bpe",
     character_coverage: float = 0.9995,
     byte_fallback: bool = True,
     field: str = "text",
@@ -25,7 +25,7 @@ def run(
       input: .txt files (a text a line) and .jsonl files.
       vocab_size: pieces in all, the special ones and the 256 byte pieces among them.
       output: .model file to write.
-      model_type: unigram or bpe.
+      model_type: bpe, whose pieces fit a LLaMA's best, or unigram, as Chinese-LLaMA-Alpaca's were.
       character_coverage: share of the text's characters that must be pieces; the rarest beyond it become bytes.
       byte_fallback: whether every other character is spelled by its UTF-8 bytes.
       field: the key of the text in .jsonl rows.

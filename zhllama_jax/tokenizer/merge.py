@@ -58,6 +58,7 @@ class Merged(NamedTuple):
         nothing.
       pad_id: id of the padding piece, or None.
       proof: what was compared to show that other text is encoded as before; None in reference mode.
+      unigrams: names of the added files that are unigram models, whose pieces need not be made of others.
       reference_size: pieces that reference mode makes of the same files.
       reference_name: of which released adapters that tokenizer is, or None.
     """
@@ -74,6 +75,7 @@ class Merged(NamedTuple):
     hopeless: int | None
     pad_id: int | None
     proof: invariance.Proof | None
+    unigrams: tuple[str, ...]
     reference_size: int
     reference_name: str | None
 
@@ -157,6 +159,7 @@ def merge(
         hopeless=len(reach.hopeless(new, reach.priority(model))) if safe else None,
         pad_id=pad_id,
         proof=invariance.prove(model, merged, target, strings=proof_strings, seed=seed) if safe else None,
+        unigrams=tuple(offer.name for offer in offers if offer.kind == "unigram"),
         reference_size=len(faithful.pieces),
         reference_name=RELEASED.get(hashlib.sha256(faithful.SerializeToString()).hexdigest()),
     )
@@ -244,6 +247,12 @@ def _sentences(merged: Merged) -> list[str]:
     if unreachable and merged.hopeless == unreachable:
         reason = f" under any order, since no two pieces make them up{reason}"
     result.append(f"{merged.added - unreachable:,} of {merged.added:,} new pieces can be reached, {unreachable:,} cannot{reason}")
+    if merged.hopeless and merged.unigrams:
+        names = ", ".join(merged.unigrams)
+        result.append(
+            f"pieces of unigram models ({names}) need not be made of two others: far more of those of "
+            "`zhllama tokenizer train --model_type bpe` can be reached"
+        )
     if merged.proof:
         result.append(
             f"text without {merged.script} characters is encoded exactly as before: each new piece holds such a character, "

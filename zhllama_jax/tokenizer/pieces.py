@@ -14,13 +14,18 @@ class Offer(NamedTuple):
       name: the file's name.
       pieces: in the file's order, U+2581 for blanks; of a model all of them, special ones too.
       text: those of `pieces` that stand for text: no control, byte or unknown piece.
-      is_list: whether the file is a word list, whose every entry somebody chose.
+      kind: the model's type, such as "unigram"; "list" for a word list, whose every entry somebody chose.
     """
 
     name: str
     pieces: tuple[str, ...]
     text: frozenset[str]
-    is_list: bool
+    kind: str
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the file is a word list."""
+        return self.kind == "list"
 
     def chosen(self, script: scripts.Script) -> list[str]:
         """The pieces worth a row for a script: with a letter of it, of a word list with any character of it."""
@@ -44,7 +49,7 @@ def read(path: str | Path, *, script: scripts.Script) -> Offer:
     model = proto.parse(proto.read(path), where=str(path), specials=False)
     names = [piece.piece for piece in model.pieces]
     text = frozenset(piece.piece for piece in model.pieces if piece.type in (proto.NORMAL, proto.USER_DEFINED))
-    return Offer(path.name, tuple(names), text, is_list=False)
+    return Offer(path.name, tuple(names), text, proto.model_type(model))
 
 
 def _read_list(path: Path, script: scripts.Script) -> Offer:
@@ -61,4 +66,4 @@ def _read_list(path: Path, script: scripts.Script) -> Offer:
         if len(piece) > reach.MAX_ATOMS:
             raise ValueError(f"{path}:{number}: a word has at most {reach.MAX_ATOMS} characters, found {len(piece)}: write one word a line")
         words[piece] = None
-    return Offer(path.name, tuple(words), frozenset(words), is_list=True)
+    return Offer(path.name, tuple(words), frozenset(words), "list")

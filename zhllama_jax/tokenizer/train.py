@@ -20,7 +20,7 @@ import sentencepiece
 from zhllama_jax import files, lines
 from zhllama_jax.tokenizer import processor, proto
 
-ModelType = Literal["unigram", "bpe"]
+ModelType = Literal["bpe", "unigram"]
 
 MAX_SENTENCES = 5_000_000
 """Sentences that a training sees; of more, a random sample."""
@@ -45,7 +45,7 @@ def train(
     *,
     output: str | Path | None,
     vocab_size: int,
-    model_type: ModelType = "unigram",
+    model_type: ModelType = "bpe",
     character_coverage: float = 0.9995,
     byte_fallback: bool = True,
     field: str = "text",
@@ -59,7 +59,7 @@ def train(
       inputs: the files.
       output: where the model goes; None only returns it.
       vocab_size: pieces in all, the special ones and with byte fallback the 256 byte pieces among them.
-      model_type: "unigram" or "bpe".
+      model_type: "bpe", all of whose pieces a merge can reach as a rule, or "unigram".
       character_coverage: share of the text's characters that must be pieces; the rarest beyond it become bytes, or unknown.
       byte_fallback: whether every other character is spelled by its UTF-8 bytes.
       field: of JSONL objects.
@@ -98,7 +98,7 @@ def from_texts(
     texts: Iterable[str],
     *,
     vocab_size: int,
-    model_type: ModelType = "unigram",
+    model_type: ModelType = "bpe",
     character_coverage: float = 0.9995,
     byte_fallback: bool = True,
     max_sentences: int = MAX_SENTENCES,
