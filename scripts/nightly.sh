@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The tests that take minutes (the demo at its true size with three seeds), in .venv (made if missing). About a quarter of an hour on two
-# quiet CPU cores. Arguments go to pytest: `bash scripts/nightly.sh -k demo`.
+# The tests that take minutes (the demo at its true size with three seeds, the notebook at its full length) or ask the package index, in
+# .venv (made if missing). About twenty minutes on two quiet CPU cores. Arguments go to pytest: `bash scripts/nightly.sh -k demo`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
