@@ -103,9 +103,10 @@ def test_read_json_passes_over_a_byte_order_mark(tmp_path: Path) -> None:
 
 
 def test_read_json_refuses_what_is_absent_a_folder_or_too_large(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.json", tmp_path):
-        with pytest.raises(FileNotFoundError, match="not found: expected a manifest"):
-            files.read_json(path, what="a manifest")
+    with pytest.raises(FileNotFoundError, match="not found: expected a manifest"):
+        files.read_json(tmp_path / "absent.json", what="a manifest")
+    with pytest.raises(ValueError, match="is a folder: expected a manifest"):
+        files.read_json(tmp_path, what="a manifest")
     (tmp_path / "x.json").write_bytes(b"[1, 2, 3]")
     assert files.read_json(tmp_path / "x.json", max_bytes=9) == [1, 2, 3]
     with pytest.raises(ValueError, match="has 9 bytes, more than the 8 allowed for a manifest"):
@@ -399,3 +400,12 @@ def test_a_folder_that_is_closed_to_writing_is_named(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(PermissionError, match=r"new/out cannot be written: the folder .* is closed to writing"):
         files.free_directory(tmp_path / "new" / "out", ours=OURS)
+
+
+def test_a_folder_in_the_place_of_a_file_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder: expected a corpus"):
+        files.expect(tmp_path, "a corpus")
+    with pytest.raises(FileNotFoundError, match="none not found: expected a corpus"):
+        files.expect(tmp_path / "none", "a corpus")
+    (tmp_path / "file").touch()
+    files.expect(tmp_path / "file", "a corpus")

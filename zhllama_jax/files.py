@@ -70,12 +70,24 @@ def read_json(path: str | Path, *, what: str = "a JSON file", max_bytes: int = M
       ValueError: the file is too large or is not JSON.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: expected {what}")
+    expect(path, what)
     size = path.stat().st_size
     if size > max_bytes:
         raise ValueError(f"{path} has {size:,} bytes, more than the {max_bytes:,} allowed for {what}")
     return parse_json(path.read_bytes(), path=path, what=what)
+
+
+def expect(path: str | Path, what: str) -> None:
+    """Says what a file should be where there is none.
+
+    Raises:
+      FileNotFoundError: there is nothing at `path`.
+      ValueError: there is a folder.
+    """
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: expected {what}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} not found: expected {what}")
 
 
 def parse_json(content: bytes, *, path: str | Path, what: str) -> Any:

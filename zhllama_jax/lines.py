@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
+from zhllama_jax import files
+
 MAX_LINE_BYTES = 256 << 20
 SUFFIXES = (".txt", ".jsonl")
 PACKED = (".gz", ".zst")
@@ -164,8 +166,7 @@ def read(path: str | Path) -> Iterator[tuple[int, str]]:
       ValueError: a line is not UTF-8 or is longer than `MAX_LINE_BYTES`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: expected a text file")
+    files.expect(path, "a text file")
     for line in raw(path, max_bytes=MAX_LINE_BYTES):
         if line.content is None:
             raise ValueError(f"{path}:{line.number}: {too_long(MAX_LINE_BYTES)}")

@@ -88,3 +88,10 @@ def test_a_model_of_conversations_is_asked_with_the_ends_of_answers(tuned_model:
     ids = chat_verb._fit(loaded, "c", [("a", "b")], "alpaca", generation)
     assert ids == chat.render_prompt(loaded.tokenizer, "c", history=[("a", "b")], turns="closed")
     assert ids.count(loaded.tokenizer.eos_id) == 1
+
+
+def test_an_unknown_command_is_not_sent_to_the_model(
+    tuned_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert talk(tuned_model, "/help\n/bye\n", monkeypatch) == 0
+    assert capsys.readouterr() == ("", "".join(f"({word} is no command: there are /clear and /exit)\n" for word in ("/help", "/bye")))

@@ -29,3 +29,11 @@ def test_every_flag_reaches_the_library() -> None:
 def test_a_wrong_value_of_the_directory_is_named_with_its_file() -> None:
     with pytest.raises(ValueError, match=r"m/generation_config\.json: top_p must be above 0"):
         decoding.Decoding().resolve({"top_p": 2.0}, source="m/generation_config.json")
+
+
+def test_a_context_that_the_model_does_not_have_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    decoding.Decoding(context=256).check(256)
+    decoding.Decoding().check(256)
+    assert capsys.readouterr().err == ""
+    decoding.Decoding(context=100_000).check(256)
+    assert capsys.readouterr().err == "zhllama: note: the model's context is 256 tokens, so --context 100000 takes no more\n"

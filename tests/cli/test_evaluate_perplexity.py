@@ -78,7 +78,7 @@ def test_an_empty_file_is_refused(base_model: Path, tmp_path: Path, capsys: pyte
     path = tmp_path / "empty.txt"
     path.write_text("\n\n")
     assert evaluate(base_model, "--text", str(path)) == 1
-    assert "there is no text to score" in capsys.readouterr().err
+    assert f"there is no text to score in {path}" in capsys.readouterr().err
 
 
 def test_figures_replace_no_input_and_no_other_file_by_chance(

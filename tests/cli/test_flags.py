@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from zhllama_jax.cli import flags, schema
+from zhllama_jax.cli import train as train_verb
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,8 +200,8 @@ def test_of_several_dataclasses_the_file_says_which(tmp_path: Path) -> None:
     ("words", "message"),
     [
         ([], "missing: --model"),
-        (["--model", "m", "--promt", "x"], "unknown flag --promt: did you mean prompt?"),
-        (["--model", "m", "--temp", "1"], "unknown flag --temp: did you mean template?"),
+        (["--model", "m", "--promt", "x"], "unknown flag --promt: did you mean --prompt?"),
+        (["--model", "m", "--temp", "1"], "unknown flag --temp: did you mean --template?"),
         (["--model", "m", "--temperature", "warm"], "--temperature: expected a number or null, got 'warm'"),
         (["--model", "m", "--rows", "some"], "--rows: expected one of none, all or null, got 'some'"),
         (["--model", "m", "--prompt"], "--prompt needs at least one value"),
@@ -230,6 +231,14 @@ def test_what_a_dataclass_refuses_is_told_in_its_words(place: str, tmp_path: Pat
     with pytest.raises(schema.UsageError) as caught:
         flags.parse("train", train, ["--config", str(config)])
     assert str(caught.value) == f"{config}: rate must be at least 0, got -1.0"
+
+
+def test_a_value_that_a_dataclass_refuses_is_told_with_the_line_of_its_key(tmp_path: Path) -> None:
+    config = tmp_path / "b.yaml"
+    config.write_text("model: base\ndata: {sources: [{store: rows}]}\nsteps: -60\noutput: runs\n")
+    with pytest.raises(schema.UsageError) as caught:
+        flags.parse("train", train_verb.run, ["--config", str(config)])
+    assert str(caught.value) == f"{config}:3: steps must be above 0, got -60"
 
 
 def test_an_unknown_key_in_a_file_is_named_with_its_line(tmp_path: Path) -> None:

@@ -120,3 +120,9 @@ def test_a_vocabulary_larger_than_the_model_is_one_line(
     assert "pieces but the model" in err
     assert "zhllama resize" in err
     assert err.count("\n") == 1
+
+
+def test_a_file_without_a_prompt_is_named(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.txt").touch()
+    assert program.run(["generate", "--model", str(base_model), "--prompts", str(tmp_path / "empty.txt")]) == 1
+    assert f"{tmp_path / 'empty.txt'} holds no prompt" in capsys.readouterr().err

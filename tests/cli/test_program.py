@@ -70,7 +70,9 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     ("words", "message"),
     [
         (["stagse"], "unknown verb 'stagse': did you mean stages?"),
-        (["stages", "--stge", "sft"], "unknown flag --stge: did you mean stage?"),
+        (["tokeniser", "merge"], "unknown verb 'tokeniser merge': did you mean tokenizer merge?"),
+        (["data", "build", "--text.lenght", "3"], "unknown flag --text.lenght: did you mean --text.length?"),
+        (["stages", "--stge", "sft"], "unknown flag --stge: did you mean --stage?"),
         (["stages", "--rank", "two"], "--rank: expected a whole number, got 'two'"),
     ],
 )

@@ -38,6 +38,11 @@ def test_the_same_text_gives_the_same_bytes(model_type: str, text: Path, tmp_pat
     assert tokenizer.decode(tokenizer.encode(LINES[0])) == LINES[0]
 
 
+def test_a_folder_is_not_called_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path, tmp_path / "out.model") == 1
+    assert f"{tmp_path} is a folder: expected a .txt or .jsonl file" in capsys.readouterr().err
+
+
 def test_bpe_is_the_default_here_and_in_a_pipeline(text: Path, tmp_path: Path) -> None:
     assert train(text, tmp_path / "default.model") == train(text, tmp_path / "bpe.model", "--model_type", "bpe") == 0
     assert files.sha256(tmp_path / "default.model") == files.sha256(tmp_path / "bpe.model")

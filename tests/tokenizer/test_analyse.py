@@ -105,6 +105,8 @@ def test_llama_7b_has_its_parameters() -> None:
 def test_json_and_markdown(report: dict[str, Any]) -> None:
     assert json.loads(json.dumps(report)) == report
     text = analyse.markdown(report)
+    heads = [line for line in text.split("\n") if line.startswith("| text |")]
+    assert not any(cell.strip() == "" for head in heads for cell in head.split("|")[1:-1]), "every column has a name"
     assert "| English |" in text and "| 中文 |" in text and "never" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     for header, row in itertools.pairwise(rows):

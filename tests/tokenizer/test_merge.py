@@ -189,12 +189,12 @@ def test_another_script(base_model: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_merged_is_refused(base_model: Path, chinese_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is not a LLaMA tokenizer .*its type is unigram, not bpe"):
         merge.merge(chinese_model, [base_model])
-    with pytest.raises(ValueError, match=r"nothing to add: base\.model offer no pieces that hold a han letter"):
+    with pytest.raises(ValueError, match=r"nothing to add: base\.model offers no pieces that hold a han letter"):
         merge.merge(base_model, [base_model])
-    with pytest.raises(ValueError, match=r"nothing to add: base\.model offer no pieces beyond"):
+    with pytest.raises(ValueError, match=r"nothing to add: base\.model offers no pieces beyond"):
         merge.merge(base_model, [base_model], mode="reference")
     (tmp_path / "latin.txt").write_text("only latin\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"latin\.txt offer no pieces that hold a han character beyond"):
+    with pytest.raises(ValueError, match=r"latin\.txt offers no pieces that hold a han character beyond"):
         merge.merge(base_model, [tmp_path / "latin.txt"])
     with pytest.raises(ValueError, match=r"that hold a han letter \(in word lists, a character\) beyond"):
         merge.merge(base_model, [tmp_path / "latin.txt", base_model])

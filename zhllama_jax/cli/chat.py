@@ -1,5 +1,6 @@
 """`zhllama chat`."""
 
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ def run(
     template = template or loaded.template
     if template == "none":
         raise ValueError(f"{model} was not tuned on instructions: use `zhllama generate`, or say how to ask it with --template alpaca")
+    decode.check(loaded.config.max_position_embeddings)
     sampling, generation = decode.resolve(loaded.generation, source=str(loaded.directory / "generation_config.json"))
     history: list[tuple[str, str]] = []
     if sys.stdin.isatty():
@@ -57,6 +59,9 @@ def run(
         if question == "/clear":
             history.clear()
             terminal.say("(the conversation is forgotten)")
+            continue
+        if re.fullmatch(r"/\w*", question):
+            terminal.say(f"({question} is no command: there are /clear and /exit)")
             continue
         prompt = _fit(loaded, question, history, template, generation)
         if prompt is None:

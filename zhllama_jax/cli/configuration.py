@@ -4,6 +4,7 @@ The parser behind would find the same faults, but not say where they stand.
 """
 
 import dataclasses
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from zhllama_jax import files
 from zhllama_jax.cli import schema
 
 MAX_BYTES = 1 << 20
@@ -45,10 +47,15 @@ def values(path: str) -> dict[str, Any]:
     return {str(key.value): node.value for key, node in _read(path).value}
 
 
+def place(path: str, message: str) -> str:
+    """`path:line` of the first key on the top of a file that a message names; `path` if it names none."""
+    lines = {str(key.value): _line(key) for key, _ in _read(path).value}
+    return next((f"{path}:{lines[word]}" for word in re.findall(r"\w+", message) if word in lines), path)
+
+
 def _read(path: str) -> yaml.MappingNode:
     file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{path} not found: expected a YAML configuration file")
+    files.expect(file, "a YAML configuration file")
     if file.stat().st_size > MAX_BYTES:
         raise schema.UsageError(f"{path} has {file.stat().st_size:,} bytes, too many for a configuration file")
     try:

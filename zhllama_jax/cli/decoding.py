@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from zhllama_jax.cli import terminal
+
 if TYPE_CHECKING:
     from zhllama_jax.decode import config as decode_config
 
@@ -37,6 +39,11 @@ class Decoding:
     stop: tuple[str, ...] | None = None
     seed: int = 0
     batch_size: int = 8
+
+    def check(self, longest: int) -> None:
+        """Says where a context was asked for that the model does not have; `longest` is the model's own."""
+        if self.context is not None and self.context > longest:
+            terminal.say(f"zhllama: note: the model's context is {longest:,} tokens, so --context {self.context} takes no more")
 
     def resolve(self, directory: Mapping[str, Any], *, source: str) -> "tuple[decode_config.Sampling, decode_config.Generation]":
         """The values to decode with: flag, then the content of the directory's generation config (`source` names it), then the paper."""

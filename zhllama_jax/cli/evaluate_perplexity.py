@@ -63,11 +63,14 @@ def run(
     rows = [("text", "documents", "tokens", "characters", "bits/token", "bits/byte", "bits/character", "perplexity")]
     for name, paths in named.items():
         read = documents_lib.read(paths, field=field, documents=documents)
+        first = next(read, None)
+        if first is None:
+            raise ValueError(f"there is no text to score in {', '.join(paths)}")
         score = likelihood.score(
             loaded.config,
             loaded.weights,
             loaded.tokenizer,
-            (document.text for document in itertools.islice(read, max_documents)),
+            (document.text for document in itertools.islice(itertools.chain([first], read), max_documents)),
             length=length,
             batch=batch_size,
             options=loaded.options,

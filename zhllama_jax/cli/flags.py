@@ -64,8 +64,9 @@ def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[l
     except argparse.ArgumentError as error:
         raise schema.UsageError(_reword(str(error), words, known)) from None
     except ValueError as error:
-        where = "".join(f"{path}: " for path in _values(words, "config")[-1:])
-        raise schema.UsageError(where + _of_union(str(error))) from None
+        message = _of_union(str(error)).removeprefix("experiment: ")
+        where = "".join(f"{configuration.place(path, message)}: " for path in _values(words, "config")[-1:])
+        raise schema.UsageError(where + message) from None
 
 
 def _kind(settings: schema.Settings, paths: Sequence[str]) -> type | None:
@@ -141,7 +142,14 @@ def _check_flags(words: Sequence[str], known: Mapping[str, Any]) -> None:
             continue
         option = word[2:].partition("=")[0].removesuffix("+").removesuffix(".help")
         if option not in OF_THE_PARSER and schema.find(known, option) is None:
-            unknown.append(f"unknown flag --{option}: {schema.closest(option, [*known, *OF_THE_PARSER])}")
+            section, _, name = option.rpartition(".")
+            inside = schema.fields(schema.find(known, section)) if section else {}
+            meant = (
+                schema.closest(name, inside, prefix=f"--{section}.")
+                if inside
+                else schema.closest(option, [*known, *OF_THE_PARSER], prefix="--")
+            )
+            unknown.append(f"unknown flag --{option}: {meant}")
     if unknown:
         raise schema.UsageError("; ".join(unknown))
 

@@ -49,11 +49,14 @@ def run(
     from zhllama_jax.decode import stream
 
     questions = [*(prompt or []), *(_read(prompts) if prompts else [])]
+    if not questions and prompts:
+        raise ValueError(f"{prompts} holds no prompt: write one a line")
     if not questions:
         raise ValueError("nothing to answer: give --prompt TEXT or --prompts FILE")
     compilation.cache(compilation_cache)
     loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
     template = template or loaded.template
+    decode.check(loaded.config.max_position_embeddings)
     sampling, generation = decode.resolve(loaded.generation, source=str(loaded.directory / "generation_config.json"))
     ids = [chat.render_prompt(loaded.tokenizer, question, template=template, boundary=loaded.boundary) for question in questions]
     what = (loaded.config, loaded.weights, loaded.tokenizer)

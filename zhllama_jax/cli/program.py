@@ -4,6 +4,7 @@ Exit status: 0 done, 1 the verb failed, 2 the command line or the configuration 
 130 interrupted, 141 nobody reads on.
 """
 
+import difflib
 import errno
 import inspect
 import logging
@@ -146,6 +147,10 @@ def find(words: list[str]) -> tuple[str, list[str]]:
         raise SystemExit(0 if words[1:] else 2)
     if group:
         raise schema.UsageError(f"unknown verb {' '.join(words[:2])!r}: {schema.closest(' '.join(words[:2]), group)}")
+    both = " ".join(words[:2])
+    near = difflib.get_close_matches(both, [name for name in VERBS if " " in name], n=1, cutoff=0.8)
+    if near:
+        raise schema.UsageError(f"unknown verb {both!r}: did you mean {near[0]}?")
     raise schema.UsageError(f"unknown verb {words[0]!r}: {schema.closest(words[0], VERBS)}")
 
 

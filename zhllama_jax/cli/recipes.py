@@ -24,12 +24,15 @@ def find(name: str) -> str:
 
     Raises:
       FileNotFoundError: there is neither; the message lists the recipes.
+      ValueError: it is a folder.
     """
     if Path(name).is_file():
         return name
     short, known = Path(name), paths()
     if short.parent in (Path(), Path("configs")) and short.suffix in ("", SUFFIX) and short.stem in known:
         return str(known[short.stem])
+    if Path(name).is_dir():
+        raise ValueError(f"{name} is a folder: expected a YAML configuration file")
     recipes = f", or one of the recipes {', '.join(known)}" if known else ""
     raise FileNotFoundError(f"{name} not found: expected a YAML configuration file{recipes}")
 

@@ -133,13 +133,13 @@ def _describe(kind: Any) -> str:
     return {**_WORDS, bool: "true or false", type(None): "null"}.get(kind, str(kind))
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the known one that it resembles, or all of them."""
+def closest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """The end of a sentence about an unknown name: the known one that it resembles, or all of them, each written behind `prefix`."""
     known = list(known)
     near = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.6)
     if near:
-        return f"did you mean {near[0]}?"
-    return f"there {'are' if len(known) > 1 else 'is'} {', '.join(known)}"
+        return f"did you mean {prefix}{near[0]}?"
+    return f"there {'are' if len(known) > 1 else 'is'} {', '.join(prefix + one for one in known)}"
 
 
 def members(kind: Any) -> tuple[Any, ...]:

@@ -102,6 +102,8 @@ def _of_file(
     if grown.is_dir():
         config = llama_hf.load_config(grown)
     else:
-        terminal.say(f"zhllama: note: {grown} does not exist yet, so the base's vocabulary is counted; --vocab_size says another")
+        terminal.say(
+            f"zhllama: note: {grown} does not exist yet, so the base's vocabulary is counted; --vocab_size N counts N pieces instead"
+        )
     for training in experiment.trainings:
         yield training.name, training.stage, training.lora, config

@@ -26,7 +26,7 @@ def run(
       text: .txt or .jsonl files, each as FILE or NAME=FILE.
       output: folder for report.html (for a browser), report.md, report.json and compression.png.
       overwrite: replace these files where they exist; an input is never replaced.
-      size: named size of the model whose costs are counted.
+      size: named size of the model whose costs are counted: 7b, 13b, 33b, 65b, 1b, small, tiny …
       model: directory or hub id of that model, instead of a size.
       training_tokens: tokens that the new rows are trained on; 20 for each new parameter by default.
       script: lines without a character of this script should be encoded as before.

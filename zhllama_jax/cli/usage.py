@@ -26,7 +26,10 @@ VALUE = 34
 
 SECTIONS = ("Args", "Attributes", "Examples", "Returns", "Raises")
 
-REST = "Flags may stand in a YAML file: --config FILE. --print_config shows what was understood, --help_all every flag in full."
+REST = (
+    "Flags may stand in a YAML file: --config FILE. --print_config shows what was understood, --help_all every flag in full, "
+    "--NAME.help one flag or section."
+)
 
 
 class Doc(NamedTuple):

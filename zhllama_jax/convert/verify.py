@@ -76,6 +76,7 @@ def against_transformers(directory: str | Path, *, texts: Sequence[str] = ()) ->
     except ImportError:
         return None
     tokens_BT = prompts(llama_hf.load_config(directory).vocab_size)
+    transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     with torch.no_grad():
         theirs_BTV = model(torch.tensor(tokens_BT)).logits.numpy()

@@ -144,8 +144,8 @@ class SftData:
       length: tokens that the model reads per row.
       columns: keys of the rows where they are not Alpaca's.
       on_error: "strict" stops at rows that are malformed or no conversation of questions and answers; "skip" counts and leaves them out.
-      template: the prompt's template, by name (`templates.TEMPLATES`).
-      boundary: how prompt and answer meet (see `chat`).
+      template: what stands around a question: alpaca, llama_cpp, or none (the text as it is).
+      boundary: how prompt and answer meet: "joined" encodes both as one text, "faithful" each by itself, as the original did.
       overlong: of a conversation that does not fit the last turns are left out; where not even the first fits, "cut" shortens its answer
         (which then has no EOS) and "drop" leaves the row out.
       packing: several examples in a row, each a segment of its own, or one padded row each.

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zhllama_jax import lines
+from zhllama_jax import files, lines
 from zhllama_jax.tokenizer import processor, proto, reach, scripts
 
 PAPER_SENTENCE = "人工智能是计算机科学、心理学、哲学等学科融合的交叉学科。"
@@ -176,12 +176,13 @@ def markdown(report: dict[str, Any]) -> str:
         f"{new['unreachable']:,} are never produced"
         + (f" (e.g. {' '.join(f'`{piece}`' for piece in new['examples'])})." if new["examples"] else "."),
         "",
-        f"The paper's sentence 「{sentence['text']}」: {sentence['base_tokens']} → {sentence['merged_tokens']} tokens: "
-        + " ".join(f"`{piece}`" for piece in sentence["merged_pieces"]),
+        f"The example of Chinese-LLaMA's paper (Table 1) 「{sentence['text']}」: "
+        f"{sentence['base_tokens']} → {sentence['merged_tokens']} tokens: " + " ".join(f"`{piece}`" for piece in sentence["merged_pieces"]),
         "",
         "## Compression",
         "",
-        "| text | characters | tokens before | after | per character | | per byte | | single bytes | | context | speed |",
+        "| text | characters | tokens before | after | per character before | after | per byte before | after "
+        "| single bytes before | after | context | speed |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, text in report["texts"].items():
@@ -196,6 +197,9 @@ def markdown(report: dict[str, Any]) -> str:
         ]
         parts.append(f"| {' | '.join(cells)} |")
     parts += [
+        "",
+        "Single bytes: the share of tokens that are bytes of characters without a piece. Context: how many times more text fits the "
+        "context. Speed: how many times more text the same FLOPs take, the larger head paid for.",
         "",
         f"## Lines without {report['script']} characters",
         "",
@@ -228,8 +232,7 @@ def _check(base: processor.Tokenizer, merged: processor.Tokenizer, texts: Sequen
         raise ValueError(f"two texts are named {', '.join(map(repr, twice))}: give each its own name")
     for _, paths in texts:
         for path in paths:
-            if not Path(path).is_file():
-                raise FileNotFoundError(f"{path} not found: expected a .txt or .jsonl text")
+            files.expect(path, "a .txt or .jsonl text")
     if merged.vocab_size < base.vocab_size or any(base.piece(number) != merged.piece(number) for number in range(base.vocab_size)):
         raise ValueError("the merged tokenizer does not extend the base: its first pieces are others")
 

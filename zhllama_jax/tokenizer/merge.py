@@ -139,7 +139,8 @@ def merge(
         merged, sources, bridges = faithful, faithful_sources, []
     if not any(source.taken for source in sources):
         kind = f" that hold a {target.name} {_wanted(sources)}" if mode == "safe" else ""
-        raise ValueError(f"nothing to add: {', '.join(offer.name for offer in offers)} offer no pieces{kind} beyond those of {base}")
+        verb = "offers" if len(offers) == 1 else "offer"
+        raise ValueError(f"nothing to add: {', '.join(offer.name for offer in offers)} {verb} no pieces{kind} beyond those of {base}")
 
     safe = mode == "safe"
     first = len(model.pieces)

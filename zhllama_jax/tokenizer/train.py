@@ -75,8 +75,7 @@ def train(
     if not inputs:
         raise ValueError("no text to train on: name at least one .txt or .jsonl file")
     for path in inputs:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} not found: expected a .txt or .jsonl file to train on")
+        files.expect(path, "a .txt or .jsonl file to train on")
     if output is not None:
         files.free_file(output, overwrite=overwrite, inputs=inputs)
     texts = (text for path in inputs for _, text in lines.records(path, field))
