@@ -94,7 +94,7 @@ def test_other_shapes_and_missing_tensors_are_listed(
     json.dumps(report, allow_nan=False)
 
 
-def test_transformers_computes_the_same(save: Callable[..., Path], params: Any) -> None:
+def test_transformers_computes_the_same(save: Callable[..., Path], params: Any, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     report = verify.against_transformers(save("a", params, dtype="bfloat16"), texts=["The quick fox", "  狐狸\n", "a<b>"])
@@ -102,6 +102,7 @@ def test_transformers_computes_the_same(save: Callable[..., Path], params: Any) 
     assert report["logits"]["max_abs"] < 1e-5 * max(1, report["logits"]["largest"])
     assert report["logits"]["same_argmax"] == 1
     assert (report["texts"], report["texts_with_other_ids"]) == (3, 0)
+    assert "%|" not in capsys.readouterr().err, "a bar of transformers shows"
 
 
 def test_prompts_are_always_the_same() -> None:

@@ -76,8 +76,14 @@ def against_transformers(directory: str | Path, *, texts: Sequence[str] = ()) ->
     except ImportError:
         return None
     tokens_BT = prompts(llama_hf.load_config(directory).vocab_size)
-    transformers.utils.logging.disable_progress_bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    bars = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    finally:
+        if shown:
+            bars.enable_progress_bar()
     with torch.no_grad():
         theirs_BTV = model(torch.tensor(tokens_BT)).logits.numpy()
     report: dict[str, Any] = {"logits": _distance(our_logits(directory, tokens_BT), theirs_BTV)}

@@ -57,7 +57,7 @@ def _sentence(report: Tree) -> document.Section:
     counts = " → ".join(figures.number(sentence[key]) for key in ("base_tokens", "merged_tokens"))
     pieces = markup.join((markup.element("code", piece, lang=markup.language(piece)) for piece in sentence["merged_pieces"]), " ")
     parts = [markup.quoted(sentence["text"], name="p"), markup.element("p", f"{counts} tokens: ", pieces)]
-    return document.Section("sentence", "The paper's sentence", markup.join(parts))
+    return document.Section("sentence", "The example of Chinese-LLaMA's paper (Table 1)", markup.join(parts))
 
 
 def _lines(report: Tree) -> document.Section:
