@@ -239,6 +239,9 @@ def test_a_value_that_a_dataclass_refuses_is_told_with_the_line_of_its_key(tmp_p
     with pytest.raises(schema.UsageError) as caught:
         flags.parse("train", train_verb.run, ["--config", str(config)])
     assert str(caught.value) == f"{config}:3: steps must be above 0, got -60"
+    with pytest.raises(schema.UsageError) as caught:
+        flags.parse("train", train_verb.run, ["--config", str(config), "--steps", "-1"])
+    assert str(caught.value) == "steps must be above 0, got -1", "the flag's value, not the file's"
 
 
 def test_an_unknown_key_in_a_file_is_named_with_its_line(tmp_path: Path) -> None:

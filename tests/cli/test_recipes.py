@@ -47,3 +47,8 @@ def test_a_wheel_carries_them_beside_the_modules(tmp_path: Path, monkeypatch: py
     assert recipes.paths() == {}
     with pytest.raises(FileNotFoundError, match=r"7b_stage1 not found: expected a YAML configuration file$"):
         recipes.find("7b_stage1")
+
+
+def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder: expected a YAML configuration file"):
+        recipes.find(str(tmp_path))

@@ -48,9 +48,10 @@ def values(path: str) -> dict[str, Any]:
 
 
 def place(path: str, message: str) -> str:
-    """`path:line` of the first key on the top of a file that a message names; `path` if it names none."""
+    """`path:line` of the key on the top of a file that a message begins with; `path` if it begins with none."""
     lines = {str(key.value): _line(key) for key, _ in _read(path).value}
-    return next((f"{path}:{lines[word]}" for word in re.findall(r"\w+", message) if word in lines), path)
+    name = re.match(r"\w*", message)
+    return f"{path}:{lines[name[0]]}" if name and name[0] in lines else path
 
 
 def _read(path: str) -> yaml.MappingNode:

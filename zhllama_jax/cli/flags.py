@@ -65,7 +65,8 @@ def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[l
         raise schema.UsageError(_reword(str(error), words, known)) from None
     except ValueError as error:
         message = _of_union(str(error)).removeprefix("experiment: ")
-        where = "".join(f"{configuration.place(path, message)}: " for path in _values(words, "config")[-1:])
+        by_flag = any(re.match(rf"--{re.escape(message.split()[0])}(=|$)", word) for word in words if message)
+        where = "" if by_flag else "".join(f"{configuration.place(path, message)}: " for path in _values(words, "config")[-1:])
         raise schema.UsageError(where + message) from None
 
 
