@@ -26,7 +26,7 @@ def test_the_world_is_written_below_the_output(recipe: config_lib.Adapt) -> None
 
 def test_the_whole_road_is_taken_with_every_measurement(recipe: config_lib.Adapt) -> None:
     names = [step.name for step in pipeline.plan(recipe)]
-    road = ["base_tokenizer", "english", "added_tokenizer", "tokenizer", "resized", "embeddings", "pretrain", "tune", "model"]
+    road = ["base_tokenizer", "added_tokenizer", "tokenizer", "english", "resized", "embeddings", "pretrain", "tune", "model"]
     assert [name for name in names if name in road] == road
     assert set(names) >= {"baseline", "pretrained", "ngram", "generation", "check"}
 

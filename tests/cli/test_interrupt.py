@@ -52,6 +52,7 @@ def test_an_interrupt_while_the_output_is_written_leaves_nothing(
 
 CHILD = """
 import os, signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background deaf to SIGINT
 from zhllama_jax.cli import program
 
 def soon(): threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()

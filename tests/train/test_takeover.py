@@ -165,7 +165,7 @@ def test_folding_into_a_low_precision_says_what_is_lost(world, attention, tmp_pa
 REFUSED = [
     ({"adapter": "fresh"}, "holds LoRA factors: say continue, extend or fold"),
     ({"adapter": "continue", "stage": "sft"}, "it has factors on q_proj, k_proj, v_proj, o_proj, the stage on q_proj"),
-    ({"adapter": "continue", "lora": config.Lora(rank=4)}, "its rank is 2, the stage's 4; its alpha is 4.0, the stage's 32.0"),
+    ({"adapter": "continue", "lora": config.Lora(rank=4)}, "its rank is 2, the stage's 4, its alpha is 4.0, the stage's 32.0"),
     ({"adapter": "extend", "stage": "pretrain_lora"}, "must hold its own .* and more"),
 ]
 
