@@ -32,7 +32,7 @@ SOURCE = "../.." if Path("../../pyproject.toml").is_file() else "git+<repository
 
 # %%
 # @title Parameters { display-mode: "form" }
-# @markdown Training steps of four rows: the more, the better the model. `zhllama demo` takes about three times as many tokens.
+# @markdown Training steps of four rows: the more, the better the model. `zhllama demo` takes more than twice as many tokens.
 ENGLISH_STEPS = 240  # @param {type: "integer"}
 EMBEDDING_STEPS = 50  # @param {type: "integer"}
 CHINESE_STEPS = 360  # @param {type: "integer"}
