@@ -41,19 +41,19 @@ def recipe(made: world.World, *, output: Path, seed: int) -> config_lib.Adapt:
         base=config_lib.Base(
             tokenizer=config_lib.NewVocabulary(texts=("english", "symbols"), vocab_size=1024, model_type="bpe", character_coverage=1.0),
             init=train_config.Dimensions(size="tiny", max_position_embeddings=256),
-            training=_training("english", {"english": 1.0}, train_config.Stage("full"), steps=330, learning_rate=3e-3),
+            training=_training("english", {"english": 1.0}, train_config.Stage("full"), steps=360, learning_rate=3e-3),
         ),
         vocabulary=config_lib.Vocabulary(
             added=config_lib.NewVocabulary(texts=("chinese",), vocab_size=896, model_type="bpe", byte_fallback=True),
         ),
         trainings=(
             _training("embeddings", {"chinese": 1.0}, train_config.Stage("embeddings"), steps=60, learning_rate=5e-3),
-            _training("pretrain", {"chinese": 1.0}, train_config.Stage("pretrain_lora", lora="all"), steps=310, learning_rate=3e-3),
+            _training("pretrain", {"chinese": 1.0}, train_config.Stage("pretrain_lora", lora="all"), steps=340, learning_rate=3e-3),
             _training(
                 "tune",
                 {config_lib.INSTRUCTIONS: 0.9, "chinese": 0.1},
                 train_config.Stage("sft"),
-                steps=680,
+                steps=720,
                 learning_rate=2e-3,
                 adapter="continue",
             ),
