@@ -94,7 +94,7 @@ def answer(verb: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *, debug: 
     [
         (ValueError("the tokenizer\n  does not fit"), "the tokenizer does not fit"),
         (FileNotFoundError("m/config.json not found: expected a model"), "m/config.json not found: expected a model"),
-        (PermissionError(13, "Permission denied", "/root/x"), "/root/x: permission denied"),
+        (PermissionError(13, "Permission denied", "/srv/x"), "/srv/x: permission denied"),
         (OSError(28, "No space left on device"), "no space left on device"),
         (FileExistsError(17, "File exists", "runs"), "runs is a file, and a folder is needed there"),
         (ValueError(), "ValueError"),
