@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zhllama_jax.train import log, trackers, watch
+from zhllama_jax.train import guard, log, trackers, watch
 
 PACE = log.Pace(seconds=2.0, tokens_per_second=1000.0, flops_per_second=5e9, utilisation=None)
 FIGURES = {"loss": 2.5, "grad_norm": 1.0, "learning_rate": 1e-4, "tokens": 100.0, "skipped": 0.0}
@@ -100,6 +100,20 @@ def test_after_a_restart_the_same_run_goes_on(tmp_path: Path, wandb: Server) -> 
     assert len({options["id"] for options in wandb.begun}) == 1 and all(options["resume"] == "allow" for options in wandb.begun)
     assert wandb.ended == [1, 0]
     assert json.loads((tmp_path / trackers.WANDB).read_text()) == {"id": wandb.begun[0]["id"], "project": "zhllama", "entity": "somebody"}
+
+
+def test_a_run_that_was_stopped_to_go_on_has_not_failed(tmp_path: Path, wandb: Server) -> None:
+    with pytest.raises(guard.Interrupted):
+        write(tmp_path, 0, 5, chosen=watch.Wandb(), fail=guard.Interrupted())
+    assert wandb.ended == [0]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"id": null}', '{"id": 7}', '{"id": ""}', "{"])
+def test_a_memory_that_names_no_run_is_one_sentence_that_says_what_to_do(tmp_path: Path, wandb: Server, content: str) -> None:
+    (tmp_path / trackers.WANDB).write_text(content)
+    with pytest.raises(ValueError, match=r"wandb\.json is not the name of a W&B run; remove it, and a new run is begun there"):
+        write(tmp_path, 0, 1, chosen=watch.Wandb())
+    assert not wandb.begun
 
 
 def test_what_fails_later_ends_the_tracking_with_one_warning(

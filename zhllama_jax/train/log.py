@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zhllama_jax import files
-from zhllama_jax.train import trackers, watch
+from zhllama_jax.train import guard, trackers, watch
 
 METRICS = "metrics.jsonl"
 KEYS = ("kind", "step")
@@ -163,8 +163,8 @@ def journal(
     log = Journal(directory, speaks=speaks, tensorboard=tensorboard, wandb=wandb, settings=settings or {})
     try:
         yield log
-    except BaseException:
-        log.close(failed=True)
+    except BaseException as error:
+        log.close(failed=not isinstance(error, guard.Interrupted))  # such a run was saved and goes on
         raise
     log.close()
 

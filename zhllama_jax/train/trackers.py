@@ -102,14 +102,14 @@ def weights_and_biases(
       say: told where to look.
 
     Raises:
-      ValueError: W&B refuses a new run, most often for want of a login.
+      ValueError: W&B refuses a new run, most often for want of a login; or what the output remembers names no run.
     """
     if settings.mode == "disabled":
         return None
     import wandb
 
     memory = directory / WANDB
-    known = str(files.read_json(memory, what="the name of a W&B run")["id"]) if memory.is_file() else None
+    known = _known(memory) if memory.is_file() else None
     options: dict[str, Any] = {"silent": True, "console": "off"}
     if hasattr(wandb.Settings(), "finish_timeout"):  # versions without it wait for as long as the network is away
         options["finish_timeout"] = FINISH_SECONDS
@@ -136,3 +136,17 @@ def weights_and_biases(
         files.write_json(memory, {"id": identity, "project": run.project, "entity": run.entity})
     say(f"W&B: offline; `wandb sync {directory}/wandb/offline-run-*` uploads it" if run.offline else f"W&B: {run.url}")
     return WeightsAndBiases(run)
+
+
+def _known(memory: Path) -> str:
+    """The id of the run that an output was logged to before.
+
+    Raises:
+      ValueError: the file names none.
+    """
+    what = "the name of a W&B run; remove it, and a new run is begun there"
+    found = files.read_json(memory, what=what)
+    identity = found.get("id") if isinstance(found, dict) else None
+    if not isinstance(identity, str) or not identity:
+        raise ValueError(f"{memory} is not {what}")
+    return identity
