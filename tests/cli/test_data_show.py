@@ -103,6 +103,22 @@ def test_a_configuration_for_building(english_pieces: Path, rows: Path, tmp_path
     assert "[b</s>]" in out and err == "next: zhllama data build --config FILE\n"
 
 
+def test_the_rows_of_a_pipeline_have_its_length(
+    english_pieces: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "en.txt"
+    text.write_text("".join(f"Rivers run to the sea, {number}.\n" for number in range(40)))
+    config = tmp_path / "adapt.yaml"
+    config.write_text(
+        f"output: {tmp_path / 'run'}\nbase: {{model: llama}}\nvocabulary: {{added: [x.model]}}\n"
+        f"texts: {{chinese: {{files: [{text}], held_out: 0.1}}}}\ninstructions: {{files: [{rows}]}}\nsequence_length: 48\n"
+        "trainings: [{name: rows, texts: {chinese: 1}, stage: {preset: embeddings}, steps: 1}]\n"
+    )
+    out, _ = show(capsys, "--config", config, "--tokenizer", english_pieces, "--examples", "1")
+    assert out.count("rows of 48 tokens)") == 2 and "512" not in out
+    assert "row 0: 49 tokens, 48 learnt" in out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

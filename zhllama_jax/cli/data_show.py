@@ -149,9 +149,11 @@ def _of_configuration(config: Build | train_config.Experiment | adapt_config.Ada
                 assert source.store is not None, "a source is a store, a corpus or instructions"
                 yield Source(Path(source.store).name, Path(source.store), source.share)
     elif isinstance(config, adapt_config.Adapt):
-        yield from (Source(name, data) for name, data in config.texts.items())
+        named: dict[str, data_config.TextData | data_config.SftData] = {**config.texts}
         if config.instructions is not None:
-            yield Source(adapt_config.INSTRUCTIONS, config.instructions)
+            named[adapt_config.INSTRUCTIONS] = config.instructions
+        # All rows of a pipeline have its length, whatever theirs is by default.
+        yield from (Source(name, dataclasses.replace(data, length=config.sequence_length)) for name, data in named.items())
 
 
 def _tokenizer_of(config: Build | train_config.Experiment | adapt_config.Adapt | None) -> str | None:
