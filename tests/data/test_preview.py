@@ -105,6 +105,20 @@ def test_held_out_rows_are_counted_and_not_shown(tmp_path: Path, tokenizer: proc
     assert look.counts["held_out"] + look.counts["examples"] + look.counts["dropped_empty"] == 40
 
 
+def test_rows_that_begin_like_one_of_the_validation_files_are_counted_and_not_shown(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
+    held = tmp_path / "held.json"
+    held.write_text(json.dumps([{"instruction": f"第{number}问?", "output": "Another answer."} for number in (0, 2, 4)]), encoding="utf-8")
+    data = config.SftData(files=(str(instructions(tmp_path)),), validation_files=(str(held),), length=400, packing="one")
+    built = build.sft(data, tokenizer, tmp_path / "out")
+    look = preview.sft(data, tokenizer, examples=40)
+    counts = built.metadata["splits"]["train"]
+    assert look.counts["dropped_held_out"] == counts["dropped_held_out"] == 3
+    assert len(look.samples) == look.counts["examples"] == counts["examples"]
+    for number, sample in enumerate(look.samples):
+        row = built.train[number]
+        assert [token.number for token in sample.tokens] == row.tokens[row.segment_ids > 0].tolist()
+
+
 def test_rows_of_a_store(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
     built = build.sft(config.SftData(files=(str(instructions(tmp_path)),), length=600), tokenizer, tmp_path / "out")
     [first, *_] = preview.rows(built.train, tokenizer, examples=1)

@@ -112,8 +112,7 @@ def sft(
     if (ready := _ready(output, metadata["key"], overwrite, [*inputs, *validation])) is not None:
         return ready
     splits: dict[str, Iterable[pack.Row]] = {
-        split: _sft_rows(data, tokenizer, paths, split, validation if split == TRAIN else [], metadata, progress)
-        for split, paths in _split_files(data, inputs, validation)
+        split: _sft_rows(data, tokenizer, paths, split, metadata, progress) for split, paths in _split_files(data, inputs, validation)
     }
     return _write(output, splits, metadata, overwrite)
 
@@ -275,22 +274,20 @@ def _sft_rows(
     tokenizer: processor.Tokenizer,
     paths: Sequence[Path],
     split: str,
-    against: Sequence[Path],
     metadata: dict[str, Any],
     progress: Report | None,
 ) -> Iterator[pack.Row]:
-    """The rows of one split, without what begins like a row of the files `against`; its counts are in `metadata` when exhausted."""
+    """The rows of one split; its counts are in `metadata` when exhausted."""
     read = instructions.Tally()
     counts: Counter[str] = Counter(examples=0, turns=0, dropped_empty=0, dropped_overlong=0, dropped_held_out=0, cut=0, turns_cut=0)
-    asked = {_opening(found) for found in instructions.read(data, against)} if against else set()
+    use_of = None if split == VALIDATION and data.validation_files else instructions.uses(data)
+    wanted = "train" if split == TRAIN else "held_out"
 
     def examples() -> Iterator[pack.Example]:
         for found in instructions.read(data, paths, tally=read):
             row = found.example
-            if data.held_out and instructions.is_held_out(row, data) != (split == VALIDATION):
-                continue
-            if asked and _opening(found) in asked:
-                counts["dropped_held_out"] += 1
+            if use_of is not None and (use := use_of(row)) != wanted:
+                counts["dropped_held_out"] += use == "dropped_held_out"
                 continue
             example = instructions.render(tokenizer, row, data)
             if example is None:
@@ -314,11 +311,6 @@ def _sft_rows(
     _require(counts["examples"], split, data.held_out, paths, left_out=_left_out(counts, data))
     forms = {name: dict(rows) for name, rows in read.forms.items()}
     metadata["splits"][split] = {**counts, "forms": forms, "faults": dict(read.faults), "located": read.located}
-
-
-def _opening(found: instructions.Found) -> bytes:
-    """A digest of what a conversation begins with."""
-    return hashlib.blake2b(instructions.opening(found.example).encode(), digest_size=16).digest()
 
 
 def _counted(rows: Iterable[pack.Row], counts: Counter[str]) -> Iterator[pack.Row]:

@@ -15,8 +15,9 @@ An empty `output` of Alpaca's form is no fault: such rows are left out, and coun
 """
 
 import dataclasses
+import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +26,7 @@ from zhllama_jax.data import chat, clean, config, documents, pack
 from zhllama_jax.tokenizer import processor
 
 Form = Literal["alpaca", "sharegpt", "messages"]
+Use = Literal["train", "held_out", "dropped_held_out"]
 
 SUFFIXES = (".json", ".jsonl")
 MAX_JSON_BYTES = 4 << 30
@@ -108,6 +110,28 @@ def opening(example: chat.SftExample) -> str:
 def is_held_out(example: chat.SftExample, data: config.SftData) -> bool:
     """Whether a row of `data.files` belongs to validation, by the hash of its first question."""
     return documents.is_held_out(opening(example), data.held_out, data.salt)
+
+
+def uses(data: config.SftData) -> Callable[[chat.SftExample], Use]:
+    """Tells of a row of `data.files` if it is trained on, held out by the hash, or dropped as a row of the validation files begins alike.
+
+    Raises:
+      FileNotFoundError, ValueError: see `read`, of the validation files.
+    """
+    against = read(data, data.validation_files) if data.validation_files else ()
+    asked = {_digest(found.example) for found in against}
+
+    def use(example: chat.SftExample) -> Use:
+        if data.held_out and is_held_out(example, data):
+            return "held_out"
+        return "dropped_held_out" if asked and _digest(example) in asked else "train"
+
+    return use
+
+
+def _digest(example: chat.SftExample) -> bytes:
+    """A digest of what a conversation begins with, for sets of many."""
+    return hashlib.blake2b(opening(example).encode(), digest_size=16).digest()
 
 
 def held_out(data: config.SftData, *, tally: Tally | None = None) -> Iterator[Found]:

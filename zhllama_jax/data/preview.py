@@ -1,6 +1,7 @@
 """What a model will read and learn, token by token: a look at the first rows of a source before anything is built.
 
-The rows are those of `build`, made by the same functions. Files are read no further than the wanted examples and counts need.
+The rows are those of `build`, made by the same functions. Files are read no further than the wanted examples and counts need (those of
+validation wholly, where what begins like one of them is not trained on).
 """
 
 from collections import Counter
@@ -80,12 +81,13 @@ def sft(data: config.SftData, tokenizer: processor.Tokenizer, *, start: int = 0,
     tally = instructions.Tally()
     counts: Counter[str] = Counter(rows=0)
     samples: list[Sample] = []
+    use_of = instructions.uses(data)
     rows = instructions.read(data, data.files, tally=tally)
     for found in rows:
         counts["rows"] += 1
         row = found.example
-        if data.held_out and instructions.is_held_out(row, data):
-            counts["held_out"] += 1
+        if (use := use_of(row)) != "train":
+            counts[use] += 1
         elif (example := instructions.render(tokenizer, row, data)) is None:
             counts["dropped_overlong" if row.output else "dropped_empty"] += 1
         else:
