@@ -18,6 +18,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     told: dict[str, Any] = {}
     monkeypatch.setattr(jax.config, "update", told.__setitem__)
     monkeypatch.setattr(compilation.atexit, "register", lambda *arguments: None)
+    monkeypatch.setattr(compilation, "_kept", [])
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     return told
@@ -104,6 +105,15 @@ def test_the_oldest_go_where_room_is_short(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(path.name for path in tmp_path.glob("*-cache")) == ["0-cache", "1-cache"]
 
 
+def test_entries_that_are_not_kept_take_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = entry(tmp_path, "old", b"x" * 10, age=9)
+    compilation.seal(tmp_path)
+    entry(tmp_path, "killed", b"x" * 20)
+    monkeypatch.setattr(compilation, "LARGEST", 25)
+    compilation.clean(tmp_path)
+    assert list(tmp_path.glob("*-cache")) == [old]
+
+
 JOB = """
 import pathlib, sys
 import jax, jax.numpy as jnp
@@ -128,3 +138,52 @@ def test_broken_entries_break_no_run(tmp_path: Path) -> None:
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     assert job() == first
+
+
+def test_one_process_at_a_time_uses_a_directory(tmp_path: Path) -> None:
+    """A second one neither removes what the first writes nor seals what a killed one left half-written, and says why it keeps nothing."""
+    holding = JOB + "\nprint('ready', flush=True)\nsys.stdin.read()"
+    words = [sys.executable, "-c", holding, str(tmp_path)]
+    place = tmp_path / "zhllama"
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        value = first.stdout.readline()
+        assert first.stdout.readline() == "ready\n"
+        fresh = sorted(place.glob("*-cache"))
+        second = subprocess.run([sys.executable, "-c", JOB, str(tmp_path)], capture_output=True, text=True, check=True)
+        assert second.stdout == value and "another process uses it; this one compiles its own" in second.stderr
+        assert fresh and sorted(place.glob("*-cache")) == fresh and not list(place.glob("*.sha256"))
+        first.kill()
+    torn = entry(place, "torn", b"half")
+    third = subprocess.run([sys.executable, "-c", JOB, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert third.stdout == value and "note" not in third.stderr, "the lock of a killed process is free"
+    assert not torn.exists() and len(list(place.glob("*.sha256"))) == len(list(place.glob("*-cache"))) > 0
+
+
+def test_an_interrupt_seals_all_but_what_may_be_half_written(tmp_path: Path) -> None:
+    code = """
+import os, pathlib, sys, time
+from zhllama_jax.cli import compilation, program
+def verb(words):
+    compilation.cache(pathlib.Path(sys.argv[1]))
+    for name, age in (("before", 60), ("torn", 0)):
+        path = pathlib.Path(sys.argv[1], "zhllama", f"{name}-cache")
+        path.write_bytes(b"program")
+        os.utime(path, (time.time() - age,) * 2)
+    raise KeyboardInterrupt
+program._run = verb
+program.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "zhllama: interrupted\n")
+    assert [path.name for path in (tmp_path / "zhllama").glob("*.sha256")] == ["before-cache.sha256"]
+
+
+@pytest.mark.usefixtures("accelerator")
+def test_a_second_verb_of_one_process_goes_on_with_its_directory(
+    chosen: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compilation.cache(tmp_path)
+    mine = entry(tmp_path / "zhllama", "mine", b"program")
+    compilation.cache(tmp_path)
+    assert mine.exists() and not capsys.readouterr().err and chosen

@@ -1,24 +1,33 @@
 """Where compiled programs are kept from one call of the program to the next: JAX's persistent compilation cache.
 
-JAX writes an entry in place, and XLA runs what it reads: a wrong bit in one can be a fault of memory. So each entry gets a seal, its
-SHA-256, when the process that wrote it ends; whoever begins next removes entries without one (their process was killed, maybe while it
-wrote) and entries that are no longer what was sealed. They are compiled anew then.
+JAX writes an entry in place, and XLA runs what it reads: a wrong bit in one can be a fault of memory. So one process at a time uses the
+directory, under a lock that the system lets go of when the process ends, however it ends; others compile without it. Each entry gets a
+seal, its SHA-256, when the process that wrote it ends; whoever begins next removes entries without one (their process was killed, maybe
+while it wrote) and entries that are no longer what was sealed. They are compiled anew then.
 """
 
 import atexit
 import contextlib
+import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Literal
 
 from zhllama_jax import files
 from zhllama_jax.cli import terminal
 
-FOLDER, ENTRY, SEAL = "zhllama", "-cache", ".sha256"
-LARGEST = 8 << 30
-"""Bytes that the cache keeps at most; the oldest entries go first."""
+FOLDER, ENTRY, SEAL, LOCK = "zhllama", "-cache", ".sha256", "lock"
+LARGEST = 2 << 30
+"""Bytes that the cache keeps at most; the oldest entries go first. All are hashed at each start, in 3 s at the 0.75 GiB/s of one CPU."""
+
+SETTLED = 10.0
+"""Seconds since it was last written to after which an entry is whole also where an interrupt ended the process."""
 
 Cache = Literal["auto", "on", "off"] | Path
+
+_kept: list[Path] = []
+"""The directories that this process has locked: as long as it lives, so it may write to them and seal them at its end."""
 
 
 def cache(choice: Cache) -> None:
@@ -50,9 +59,9 @@ def cache(choice: Cache) -> None:
         terminal.say(f"zhllama: note: compiled programs are not kept in {directory}: {problem}")
     elif problem:
         raise ValueError(f"compilation_cache: {directory}: {problem}; name another directory, or off")
+    elif reason := _taken(directory):
+        terminal.say(f"zhllama: note: compiled programs are not kept in {directory}: {reason}")
     else:
-        clean(directory)
-        atexit.register(seal, directory)
         jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
@@ -67,23 +76,52 @@ def clean(directory: Path) -> None:
     """Removes entries that are not as they were sealed, or were not sealed, and the oldest ones beyond `LARGEST`."""
     room = LARGEST
     for entry in sorted(directory.glob(f"*{ENTRY}"), key=_age):
-        with contextlib.suppress(OSError):  # another process cleans too
-            room -= entry.stat().st_size
+        with contextlib.suppress(OSError):  # a file of another user: JAX cannot read or replace it either
+            size = entry.stat().st_size
             mark = entry.with_name(entry.name + SEAL)
-            if room < 0 or not mark.is_file() or mark.read_text(encoding="utf-8") != files.sha256(entry):
+            if size <= room and mark.is_file() and mark.read_text(encoding="utf-8") == files.sha256(entry):
+                room -= size
+            else:
                 entry.unlink()
     for mark in directory.glob(f"*{ENTRY}{SEAL}"):
         if not mark.with_name(mark.name.removesuffix(SEAL)).exists():
             mark.unlink(missing_ok=True)
 
 
-def seal(directory: Path) -> None:
-    """Seals the entries that have no seal yet."""
+def seal(directory: Path, *, settled: float = 0.0) -> None:
+    """Seals the entries that have no seal yet and were last written to `settled` seconds ago or earlier."""
     for entry in directory.glob(f"*{ENTRY}"):
-        with contextlib.suppress(OSError):  # a full disk, another process: the entry is compiled anew next time
+        with contextlib.suppress(OSError):  # a full disk: the entry is compiled anew next time
             mark = entry.with_name(entry.name + SEAL)
-            if not mark.exists():
+            if not mark.exists() and (not settled or time.time() - entry.stat().st_mtime >= settled):
                 files.atomic_write(mark, files.sha256(entry))
+
+
+def end(*, interrupted: bool = False) -> None:
+    """Seals what this process compiled; where it was interrupted, all but what it may have been writing at that moment."""
+    for directory in _kept:
+        seal(directory, settled=SETTLED if interrupted else 0.0)
+
+
+def _taken(directory: Path) -> str | None:
+    """Locks a directory until this process ends and cleans it; why not, if it cannot be locked."""
+    if directory in _kept:
+        return None
+    try:
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)  # open, and so locked, until the process ends
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        busy = isinstance(error, BlockingIOError)
+        return "another process uses it; this one compiles its own" if busy else (error.strerror or str(error)).lower()
+    clean(directory)
+    if not _kept:
+        atexit.register(end)
+    _kept.append(directory)
+    return None
 
 
 def _age(entry: Path) -> float:

@@ -4,6 +4,7 @@ Exit status: 0 done, 1 the verb failed, 2 the command line or the configuration 
 130 interrupted, 141 nobody reads on.
 """
 
+import contextlib
 import difflib
 import errno
 import inspect
@@ -20,6 +21,7 @@ import zhllama_jax
 from zhllama_jax.cli import (
     adapt,
     chat,
+    compilation,
     convert,
     data_build,
     data_show,
@@ -216,6 +218,8 @@ def main() -> NoReturn:
     sys.unraisablehook = _unraisable
     status = run(sys.argv[1:])
     if status == 130:
+        with contextlib.suppress(KeyboardInterrupt):
+            compilation.end(interrupted=True)
         # Threads of libraries may still compute; taking the interpreter down under them ends in a fault of memory.
         os._exit(status)
     sys.exit(status)
