@@ -66,5 +66,6 @@ def test_a_device_without_bfloat16_decodes_in_float16() -> None:
     assert machines.decoding("gpu", "7.5").dtype == "float16"
     assert "7.5" in machines.decoding("gpu", "7.5").why
     assert machines.training("gpu", "7.5").dtype == "bfloat16", "there is no loss scaling, which float16 would need"
+    assert machines.decoding("gpu", "gfx90a").dtype == machines.training("gpu", "gfx90a").dtype == "bfloat16", "AMD's have names"
     assert machines.decoding("gpu", "8.9").dtype == machines.decoding("tpu", None).dtype == "bfloat16"
     assert machines.decoding("cpu", None).dtype == machines.training("cpu", None).dtype == "float32"

@@ -5,6 +5,7 @@ Cloud TPU names count cores on v4 and v5p, two in a chip, and chips on v5e and v
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -151,8 +152,8 @@ def training(platform: str, capability: str | None) -> Chosen:
 
 
 def _without_bfloat16(capability: str | None) -> bool:
-    """Whether a CUDA device is older than Ampere (8.0)."""
-    return capability is not None and float(capability) < 8
+    """Whether a CUDA device is older than Ampere (8.0); an AMD GPU has a name there, such as "gfx90a", and is not."""
+    return capability is not None and re.fullmatch(r"\d+\.\d+", capability) is not None and float(capability) < 8
 
 
 def fields(preset: Preset) -> dict[str, object]:
