@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import pytest
 
-from zhllama_jax.cli import doctor, program, recipes
-from zhllama_jax.train import machines
+from zhllama_jax.cli import doctor, flags, program, recipes
+from zhllama_jax.train import fit, machines
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,44 @@ def test_a_slice_takes_the_recipes_that_fit_it(monkeypatch: pytest.MonkeyPatch, 
     assert large["advice"] == f"needs {large['chips']} devices of this kind"
 
 
+@pytest.mark.parametrize(
+    ("kind", "count", "memory", "capability"),
+    [
+        ("TPU v5 lite", 8, 9 * 2**30, None),
+        ("TPU v5 lite", 8, None, None),
+        ("NVIDIA RTX 9090", 1, 200 * 2**30, "13.0"),
+        ("NVIDIA RTX 9090", 4, 30 * 2**30, "13.0"),
+    ],
+)
+def test_the_command_that_it_names_is_the_one_that_it_judged(
+    kind: str, count: int, memory: int | None, capability: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend(monkeypatch, kind, count, memory=memory, capability=capability)
+    verdict = next(one for one in report(capsys)["recipes"] if one["fits"] and one["verb"] == "train")
+    assert program.run(["doctor"]) == 0
+    words = capsys.readouterr().out.rstrip().split("then zhllama train ")[1].split()
+    assert words[:2] == ["--config", verdict["name"]]
+    [made], _ = flags.parse("train", program.VERBS["train"], words)
+    assert (made.micro_batch, made.remat) == (verdict["micro_batch"], verdict["remat"])
+    assert made.dtype == "bfloat16"
+    assert count == 1 or (made.mesh.data, made.mesh.fsdp, made.mesh.tensor) == (1, -1, 1)
+    just_enough = round(verdict["device"] / fit.HEADROOM) + 1
+    needed = fit.judge(made, made.expects.llama(), fit.Place(count, just_enough, host_ram=2**40, disk=2**50))
+    assert needed.fits and needed.device == verdict["device"], "as much as was said"
+
+
+def test_devices_that_do_not_divide_the_batch_fit_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pretend(monkeypatch, "NVIDIA H200", 6, memory=130 * 2**30, capability="9.0")
+    seven = next(one for one in report(capsys)["recipes"] if one["name"] == "7b_stage1")
+    assert not seven["fits"] and seven["lacks"] == [fit.DIVIDES]
+    assert seven["advice"] == "needs mesh: {data: 1, fsdp: 4}, as 6 devices do not divide batch and width"
+
+
+def test_an_amd_gpu_has_a_name_for_a_capability(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pretend(monkeypatch, "AMD Instinct MI250", 1, memory=60 * 2**30, capability="gfx90a")
+    assert {chosen["dtype"] for chosen in report(capsys)["dtypes"].values()} == {"bfloat16"}
+
+
 def test_a_t4_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pretend(monkeypatch, "Tesla T4", 1, memory=11 * 2**30, capability="7.5")
     found = report(capsys)
@@ -81,7 +119,9 @@ def test_an_unknown_accelerator_has_no_preset(monkeypatch: pytest.MonkeyPatch, c
     assert program.run(["doctor"]) == 0
     out = capsys.readouterr().out
     assert "none is made for this machine" in out
-    assert "Next: zhllama stages --config 7b_stage1, then zhllama train --config 7b_stage1" in out and "--preset" not in out
+    assert (
+        "Next: zhllama stages --config 7b_stage1, then zhllama train --config 7b_stage1 --dtype bfloat16 " in out and "--preset" not in out
+    )
 
 
 def test_a_plugin_that_cannot_start_is_told_and_not_fatal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,20 @@ def test_what_does_not_fit_says_how_many_chips_would_do() -> None:
     assert "device memory" in fit.judge(SFT, SEVEN, place("colab-v5e-1", devices=one.chips // 2)).lacks
 
 
+def test_devices_that_do_not_divide_the_batch_are_refused_as_the_training_would_be() -> None:
+    six = fit.judge(SFT, SEVEN, place("h200", devices=6))
+    assert not six.fits and six.lacks == (fit.DIVIDES,) and six.chips == 4, "four of the six would do"
+    assert fit.judge(SFT, SEVEN, place("h200", devices=4)).fits
+    few = dataclasses.replace(SFT, global_batch=2)
+    assert fit.judge(few, SEVEN, place("h200", devices=4)).chips == 2, "more devices than sequences"
+    three = fit.judge(SFT, SEVEN, place("colab-v5e-1", devices=3, memory=4 * 2**30))
+    assert set(three.lacks) >= {"device memory", fit.DIVIDES} and three.chips is not None and 512 % three.chips == 0 and three.chips > 3
+    for devices in (3, 5, 6, 7):
+        with pytest.raises(ValueError, match="cannot be split"):
+            SFT.accumulation(batch=SFT.batch_rows(512), devices=devices)
+        assert not fit.judge(SFT, SEVEN, place("h200", devices=devices)).fits
+
+
 def test_more_chips_are_not_offered_where_they_do_not_help() -> None:
     assert fit.judge(SFT, SEVEN, place("colab-t4", memory=10**8)).chips is None
     assert fit.judge(SFT, SEVEN, place("cpu")).chips is None

@@ -177,12 +177,30 @@ def _recipes(found: Machine) -> Iterator[dict[str, Any]]:
     from zhllama_jax.train import fit
 
     place = fit.Place(found.devices, found.memory, found.host_ram, found.disk, shared=found.backend == "cpu")
-    preset = ["--preset", found.preset] if found.preset else ["--dtype", machines.training(found.backend, found.capability).dtype]
     for name, path in recipes.paths().items():
-        verdicts = [fit.judge(experiment, config, place, length=length) for experiment, config, length in _trainings(path, preset)]
+        trainings = _trainings(path, ["--dtype", _dtype(found)] if found.preset is None else ["--preset", found.preset])
+        verdicts = [fit.judge(experiment, config, place, length=length) for experiment, config, length in trainings]
         if verdicts:
             hardest = max(verdicts, key=lambda verdict: (len(verdict.lacks), verdict.device))
-            yield {"name": name, "verb": command(path), "file": str(path), **hardest._asdict(), "advice": advice(hardest, found)}
+            told = {"advice": advice(hardest, found), "flags": settings(hardest, found)}
+            yield {"name": name, "verb": command(path), "file": str(path), **hardest._asdict(), **told}
+
+
+def settings(verdict: "fit.Verdict", found: Machine) -> list[str]:
+    """The flags under which a training was judged: of the machine, and what was made smaller until it fitted.
+
+    Weights and batch are split over all devices, as presets do it; where there is none, the mesh has to be said.
+    """
+    if found.preset:
+        words = ["--preset", found.preset]
+    else:
+        words = ["--dtype", _dtype(found), *(["--mesh.data", "1", "--mesh.fsdp", "-1"] if found.devices > 1 else [])]
+    return [*words, "--micro_batch", str(verdict.micro_batch), "--remat", verdict.remat]
+
+
+def _dtype(found: Machine) -> str:
+    """What a training computes in where no preset says it."""
+    return machines.training(found.backend, found.capability).dtype
 
 
 def _trainings(path: Path, words: Sequence[str]) -> Iterator[tuple["train_config.Experiment", "model_config.LlamaConfig", int | None]]:
@@ -215,11 +233,15 @@ def command(path: Path) -> str | None:
 
 def advice(verdict: "fit.Verdict", found: Machine) -> str:
     """How to run what fits, or what would make the rest fit, as one phrase."""
+    from zhllama_jax.train import fit
+
     if verdict.fits:
         return f"micro_batch {verdict.micro_batch}, remat {verdict.remat}"
     ways = []
-    if "device memory" in verdict.lacks:
-        if verdict.chips:
+    if {"device memory", fit.DIVIDES} & set(verdict.lacks):
+        if verdict.chips and verdict.chips < found.devices:
+            ways.append(f"mesh: {{data: 1, fsdp: {verdict.chips}}}, as {found.devices} devices do not divide batch and width")
+        elif verdict.chips:
             ways.append(f"{verdict.chips} devices of this kind")
         elif found.backend == "cpu":
             ways.append(f"{size(verdict.device)} of memory, or an accelerator")
@@ -263,10 +285,10 @@ def text(report: Mapping[str, Any]) -> str:
         "",
         "Estimates per device, of reading the base, and of checkpoints and results; the base's own files come on top.",
     ]
-    fitting = [one["name"] for one in report["recipes"] if one["fits"] and one["verb"] == "train"]
-    preset = f" --preset {found.preset}" if found.preset else ""
+    fitting = next((one for one in report["recipes"] if one["fits"] and one["verb"] == "train"), None)
     if fitting:
-        lines.append(f"Next: zhllama stages --config {fitting[0]}, then zhllama train --config {fitting[0]}{preset}")
+        name, words = fitting["name"], " ".join(fitting["flags"])
+        lines.append(f"Next: zhllama stages --config {name}, then zhllama train --config {name} {words}")
     else:
         lines.append("Next: zhllama demo --output runs/demo, the whole pipeline at a size that fits any machine")
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """Whether a training fits a machine, with which settings, and what would make it fit: arithmetic on shapes, see `memory`."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -11,6 +12,10 @@ HEADROOM = 0.9
 """Share of the free memory that an estimate may fill."""
 
 MOST_CHIPS = 512
+
+DIVIDES = "a number of devices that divides batch and width"
+"""What a training lacks whose mesh would be refused: every device takes as many sequences, and as much of each weight, as any other."""
+
 STORED = 2
 """Bytes of a weight of a released model, float16 or bfloat16."""
 
@@ -46,8 +51,8 @@ class Verdict(NamedTuple):
       device: bytes that each device needs so.
       host: bytes that the host needs while weights are read and cast.
       disk: bytes that the run writes: checkpoints, and what it learns.
-      chips: how many of these devices would do, if more of them would help; None if they would not.
-      lacks: what there is too little of: "device memory", "host memory", "disk".
+      chips: how many of these devices would do where another number helps; None where none does.
+      lacks: what there is too little of: "device memory", "host memory", "disk"; or `DIVIDES`.
     """
 
     fits: bool
@@ -87,10 +92,12 @@ def judge(experiment: config_lib.Experiment, config: model_config.LlamaConfig, p
     ]
     fitting = next((one for one in tried if one[2] <= room), None)
     micro_batch, remat, least = fitting or min(tried, key=lambda one: one[2])
+    dividing = _divides(config, experiment.batch_rows(length), place.devices)
     lacks = [] if fitting else ["device memory"]
+    lacks += [] if dividing else [DIVIDES]
     lacks += ["host memory"] if not place.shared and host > HEADROOM * place.host_ram else []
     lacks += ["disk"] if disk > HEADROOM * place.disk else []
-    chips = None if fitting or place.shared else _chips(experiment, config, place, length, needed, room)
+    chips = None if (fitting and dividing) or place.shared else _chips(experiment, config, place, length, needed, room)
     return Verdict(not lacks, micro_batch, remat, least, host, disk, chips, tuple(lacks))
 
 
@@ -145,11 +152,12 @@ def _chips(
     needed: Callable[[int, int, str], int],
     room: int,
 ) -> int | None:
-    """The fewest chips, doubling, on which one sequence at a time fits under full recomputation and which divide the sizes."""
-    chips = 2 * place.devices
-    while chips <= MOST_CHIPS:
-        divides = config.hidden_size % chips == 0 and experiment.batch_rows(length) % chips == 0
-        if divides and needed(chips, 1, "full") <= room:
-            return chips
-        chips *= 2
-    return None
+    """The most of the chips that are there, or else the fewest more, on which one sequence at a time fits under full recomputation."""
+    batch = experiment.batch_rows(length)
+    numbers = itertools.chain(range(place.devices - 1, 0, -1), range(place.devices + 1, MOST_CHIPS + 1))
+    return next((chips for chips in numbers if _divides(config, batch, chips) and needed(chips, 1, "full") <= room), None)
+
+
+def _divides(config: model_config.LlamaConfig, batch: int, chips: int) -> bool:
+    """Whether weights and batch can be split over so many chips."""
+    return config.hidden_size % chips == 0 and batch % chips == 0
