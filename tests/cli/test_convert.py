@@ -1,5 +1,6 @@
 """A model written anew is the same model."""
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,17 @@ def test_another_dtype_is_rounded_once(base_model: Path, tmp_path: Path) -> None
     before, after = llama_hf.load(base_model, dtype="bfloat16"), llama_hf.load(tmp_path / "out")
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, before.params, after.params)))
     assert after.history[-1] == {"step": "convert", "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(("dtype", "other"), [([], True), (["--dtype", "float32"], True), (["--dtype", "bfloat16"], False)])
+def test_the_next_command_that_is_named_succeeds(
+    base_model: Path, tmp_path: Path, dtype: list[str], other: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program.run(["convert", "--input", str(base_model), "--output", str(tmp_path / "out"), *dtype]) == 0
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "zhllama verify" in line]
+    words = shlex.split(line.partition("zhllama ")[2])
+    assert ("--right" in words) == other, "weights in another dtype are not bit for bit the same"
+    assert program.run(words) == 0
 
 
 def test_an_existing_output_is_kept(base_model: Path, tuned_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
