@@ -78,6 +78,18 @@ def test_a_path_is_never_asked_for(name: str, hub_server: fake_hub.Hub) -> None:
     assert hub_server.requests == []
 
 
+@pytest.mark.parametrize("name", ["team/lama", "team/lama/tokenizer.model"])
+def test_a_slip_in_a_path_is_not_asked_for(name: str, hub_server: fake_hub.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`runs/stage1` with a typing error would otherwise become a stranger's model; a revision says that the hub is meant."""
+    publish(hub_server, "team/lama", MODEL)
+    (tmp_path / "team" / "llama").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=rf"^{name} not found: team is a folder here, .* say {name}@main$"):
+        resolve(name, "tokenizer")
+    assert hub_server.requests == []
+    assert resolve(f"{name}@main", "tokenizer").read_text() == "pieces"
+
+
 def test_only_what_is_read_is_fetched_and_only_once(hub_server: fake_hub.Hub) -> None:
     repository = publish(hub_server, "team/llama", MODEL)
     folder = resolve("team/llama")
@@ -287,7 +299,7 @@ def cut_off(how: str, server: fake_hub.Hub, offline: Callable[[], None]) -> None
         server.broken = True
 
 
-def test_large_downloads_are_told_and_small_ones_are_not(
+def test_what_is_fetched_is_told_and_what_is_kept_is_not(
     hub_server: fake_hub.Hub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """And nothing else comes to standard error or standard output, where that is no terminal."""
@@ -296,11 +308,16 @@ def test_large_downloads_are_told_and_small_ones_are_not(
     monkeypatch.setattr(hub, "TOLD_BYTES", 1_000_000)
     said: list[str] = []
     hub.resolve("team/llama", "model", say=said.append)
-    assert said == []
+    small, weights = said
+    assert small.startswith("fetching team/llama (commit ") and f", 5 files, 134 bytes) from {hub_server.endpoint} to " in small
+    assert ", 2 files, 11 bytes) from " in weights
+    hub.resolve("team/llama", "model", say=said.append)
+    assert len(said) == 2
+    said.clear()
     hub.resolve("team/large", "model", say=said.append)
-    begun, file, done = said
+    _, begun, file, done = said
     assert begun.startswith("fetching team/large (commit ")
-    assert f", 2 MB) from {hub_server.endpoint} to " in begun
+    assert f", 1 file, 2 MB) from {hub_server.endpoint} to " in begun
     assert (file, done) == ("file 1 of 1: model.safetensors, 2 MB", "fetched team/large")
     assert capfd.readouterr() == ("", "")
 
@@ -322,6 +339,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 )
 def test_a_path_in_the_cache_bears_its_commit(path: str, name: str | None) -> None:
     assert hub.id_of(path) == name
+    assert name is None or hub.address(name) is not None
     assert hub.pinned({"model": path, "adapters": (path, "other"), "seed": 3}) == {
         "model": name or path,
         "adapters": [name or path, "other"],
@@ -329,9 +347,14 @@ def test_a_path_in_the_cache_bears_its_commit(path: str, name: str | None) -> No
     }
 
 
-PROGRAM = (
-    "import sys; from pathlib import Path; from zhllama_jax import hub; print(hub.resolve(sys.argv[1], 'tokenizer', say=print).read_text())"
-)
+@pytest.mark.parametrize("file", ["words.txt", "data/train.jsonl", "data", "zh.model"])
+def test_what_cannot_be_read_back_by_name_keeps_its_path(file: str) -> None:
+    path = f"/c/hub/models--team--x/snapshots/{'0' * 40}/{file}"
+    pinned = hub.pinned([path])
+    assert pinned == [path if file != "zh.model" else f"team/x/zh.model@{'0' * 40}"]
+
+
+PROGRAM = "import sys; from pathlib import Path; from zhllama_jax import hub; print(hub.resolve(sys.argv[1], 'tokenizer', say=sys.stderr.write).read_text())"
 
 
 def test_the_environment_is_respected(hub_server: fake_hub.Hub, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@
     owner/name@revision             the same at a branch, a tag or a commit
     owner/name/folder/file.model    one tokenizer file of it, also with @revision behind
 
-What exists here always wins, and what looks like a path is never asked for over the network. The library huggingface_hub does the
+What exists here always wins, and what looks like a path is never asked for over the network: nor is owner/name where a folder `owner` is
+here, which is more likely a path with a slip in it (with @revision it is asked for all the same). The library huggingface_hub does the
 talking, so its settings hold: HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME. Only what this program reads is fetched, the weights
 last. What is returned is a path, and all below works on paths; a path in the cache bears the commit, so `id_of` can say where it came from.
 """
@@ -41,7 +42,7 @@ _SUFFIXES = (".model", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".safetensors
 _CACHED = re.compile(r"(?:.*/)?models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})(/.+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 TOLD_BYTES = 50_000_000
-"""Downloads from this size on are spoken of."""
+"""From this size on, files of a download are told one by one, with a bar."""
 
 
 class Address(NamedTuple):
@@ -101,12 +102,16 @@ def id_of(path: str | Path) -> str | None:
 
 
 def pinned(value: Any) -> Any:
-    """A value of JSON with every path in the hub's cache replaced by its `id_of`, which finds the same commit anywhere."""
+    """A value of JSON with every path in the hub's cache that `resolve` gives replaced by its `id_of`, which names the same commit anywhere.
+
+    Paths of other files there (a text, a list of words) stay: no name stands for them.
+    """
     if isinstance(value, dict):
         return {key: pinned(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [pinned(item) for item in value]
-    return (id_of(value) or value) if isinstance(value, str) else value
+    name = id_of(value) if isinstance(value, str) else None
+    return value if name is None or address(name) is None else name
 
 
 def absent(what: What) -> str:
@@ -136,6 +141,12 @@ def resolve(name: str | Path, what: What, *, say: Say, look: Callable[[Path], ob
     found = address(name)
     if found is None or (found.file is not None and what != "tokenizer"):
         raise FileNotFoundError(f"{name} not found: {absent(what)}")
+    owner = found.repository.partition("/")[0]
+    if found.revision is None and os.path.isdir(owner):
+        raise FileNotFoundError(
+            f"{name} not found: {owner} is a folder here, so this is taken for a path in it; for the one of the Hugging Face hub say "
+            f"{name}@main"
+        )
     api = _api(name)
     published = _published(api, name, found)
     if what == "either":
@@ -300,8 +311,9 @@ def _download(api: Any, published: _Published, wanted: Iterable[str], *, say: Sa
     if lacking and published.unreachable:
         raise _incomplete(published, lacking)
     size = sum(published.sizes[file] for file in lacking)
-    if size > TOLD_BYTES:
-        say(f"fetching {published.name} (commit {commit[:12]}, {_bytes(size)}) from {constants.ENDPOINT} to {constants.HF_HUB_CACHE}")
+    if lacking:
+        what = f"commit {commit[:12]}, {len(lacking)} file{'s' * (len(lacking) > 1)}, {_bytes(size)}"
+        say(f"fetching {published.name} ({what}) from {constants.ENDPOINT} to {constants.HF_HUB_CACHE}")
     with _bars(size > TOLD_BYTES and sys.stderr.isatty()):
         for number, file in enumerate(lacking, 1):
             if published.sizes[file] > TOLD_BYTES:
@@ -370,4 +382,6 @@ def _brief(error: BaseException) -> str:
 
 
 def _bytes(size: int) -> str:
+    if size < 1e6:
+        return f"{size / 1e3:,.0f} kB" if size >= 1e3 else f"{size:,} bytes"
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"

@@ -45,7 +45,9 @@ def cached(server: fake_hub.Hub, name: str = "team/tiny") -> str:
 def test_verbs_take_a_model_by_name_and_then_without_the_hub(published: fake_hub.Hub, base_model: Path, tmp_path: Path, run: Run) -> None:
     generate = ["--prompt", "The sea", "--temperature", "0", "--max_new_tokens", "4"]
     expected = run("generate", "--model", str(base_model), *generate)
-    assert run("generate", "--model", "team/tiny", *generate) == expected
+    status, out, err = run("generate", "--model", "team/tiny", *generate)
+    assert (status, out) == expected[:2]
+    assert all(line.startswith("fetching team/tiny (commit ") for line in err.splitlines()) and err.count("\n") == 2
     published.close()
     assert run("generate", "--model", "team/tiny", *generate) == expected
     status, out, _ = run("verify", "--left", "team/tiny@v1")
@@ -80,8 +82,9 @@ def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(publish
 def test_a_refusal_is_one_line(published: fake_hub.Hub, run: Run) -> None:
     published.repositories["team/tiny"].gated = True
     status, out, err = run("generate", "--model", "team/tiny", "--prompt", "x")
-    assert (status, out, err.count("\n")) == (1, "", 1)
-    assert err.startswith("zhllama: error: team/tiny is gated: accept its licence at http")
+    fetching, refusal = err.splitlines()
+    assert (status, out, fetching.startswith("fetching team/tiny ")) == (1, "", True)
+    assert refusal.startswith("zhllama: error: team/tiny is gated: accept its licence at http")
 
 
 def test_figures_record_the_commit(published: fake_hub.Hub, tmp_path: Path, run: Run) -> None:
