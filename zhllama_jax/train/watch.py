@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from zhllama_jax.train import choices
 
 MOST_PROFILED = 100
-"""A profile holds every operation of every step; more than so many open in no viewer."""
+"""A profile holds every operation of every step: so that nobody fills a disk by mistake."""
 
 
 @dataclasses.dataclass(frozen=True)
