@@ -111,7 +111,8 @@ def test_a_t4_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert found["machine"]["preset"] == "colab-t4"
     assert found["dtypes"]["decoding"]["dtype"] == "float16" and "no bfloat16" in found["dtypes"]["training"]["why"]
     assert program.run(["doctor"]) == 0
-    assert "1 × Tesla T4, 11.0 GiB free" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1 × Tesla T4, 11.0 GiB free" in out and machines.MACHINES["colab-t4"].note in out
 
 
 def test_an_unknown_accelerator_has_no_preset(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,15 @@ def test_flag_before_file_before_preset_before_default(given: str, file: Path) -
         assert {name: getattr(made, name) for name in others} == others
 
 
+def test_what_a_preset_means_is_said_once_to_who_leaves_the_dtype_to_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note = f"preset colab-t4: {machines.MACHINES['colab-t4'].note}\n"
+    for words, said in ((["--preset", "colab-t4"], 1), (["--preset", "colab-t4", "--dtype", "float32"], 0), (["--preset", "h200"], 0)):
+        assert program.run(["train", "--config", str(file), *words]) == 1, "there is no such model"
+        assert capsys.readouterr().err.count(note) == said
+    assert program.run(["train", "--config", str(file), "--preset", "colab-t4", "--print_config"]) == 0
+    assert note not in capsys.readouterr().err
+
+
 def test_a_file_names_a_preset_and_a_flag_another(file: Path) -> None:
     file.write_text(TRAIN + "preset: h200\n")
     assert read("train", file).micro_batch == machines.MACHINES["h200"].micro_batch

@@ -270,7 +270,9 @@ def text(report: Mapping[str, Any]) -> str:
     lines.append(f"devices   {found.devices} × {found.kind}, {each}")
     lines.append(f"host      {size(found.host_ram)} of memory free; {size(found.disk)} of disk free in {Path.cwd()}")
     lines += [f"{purpose:<10}{chosen['dtype']}: {chosen['why']}" for purpose, chosen in report["dtypes"].items()]
+    note = machines.MACHINES[found.preset].note if found.preset else ""
     lines.append(f"preset    {found.preset or 'none is made for this machine: set dtype, remat, micro_batch and mesh yourself'}")
+    lines += [f"          {note}"] if note else []
     lines += [f"warning   {found.warning}"] if found.warning else []
     lines += [*_extra_lines(report["extras"]), ""]
     if not report["recipes"]:
@@ -284,6 +286,7 @@ def text(report: Mapping[str, Any]) -> str:
         aligned(rows),
         "",
         "Estimates per device, of reading the base, and of checkpoints and results; the base's own files come on top.",
+        "What a device needs was compared with XLA's plans for small float32 models on a CPU alone.",
     ]
     fitting = next((one for one in report["recipes"] if one["fits"] and one["verb"] == "train"), None)
     if fitting:

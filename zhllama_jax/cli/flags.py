@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 OF_THE_PARSER = ("help", "help_all", "config", "print_config")
 
 
-def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+def parse(
+    name: str, verb: Callable[..., None], words: Sequence[str], *, say: Callable[[str], None] | None = None
+) -> tuple[list[Any], dict[str, Any]]:
     """Positional and keyword arguments for `verb`.
 
     Args:
       name: what the verb is called ("tokenizer merge").
       verb: see `schema`.
       words: the command line after the verb.
+      say: is told what the user should know of the preset that was chosen; None tells nobody.
 
     Raises:
       schema.UsageError: a flag, a key or a value is wrong.
@@ -57,6 +60,8 @@ def parse(name: str, verb: Callable[..., None], words: Sequence[str]) -> tuple[l
     presets.fill(parser, kind, words, _values(words, "config"))
     try:
         given = parser.instantiate(parser.parse_args(words))
+        if say is not None and (note := presets.note(kind, words, _values(words, "config"))):
+            say(note)
         named = {option: given[option] for option in own}
         if settings is None:
             return placed, named

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 NAME = "preset"
 FILLED = ("mesh", "dtype", "remat", "micro_batch")
-SUMMARY = f"fills {', '.join(FILLED)} for a machine, where flags and file leave them out"
+SUMMARY = (
+    "fills dtype, remat, micro_batch (for rows of 512 tokens: fewer for longer ones) and, but for cpu, mesh for a machine, where flags and "
+    "file leave them out"
+)
 
 
 def options(kind: Any) -> dict[str, Any]:
@@ -35,6 +38,22 @@ def fill(parser: "jsonargparse.ArgumentParser", kind: Any, words: Sequence[str],
     if not options(kind):
         return
     parser.add_argument(f"--{NAME}", type=machines.Preset | None, default=None, help=SUMMARY)
+    given = _given(words, files)
+    if given.get(NAME) in machines.MACHINES:  # any other name is refused by the parser
+        parser.set_defaults(left_out(given[NAME], given))
+
+
+def note(kind: Any, words: Sequence[str], files: Sequence[str]) -> str | None:
+    """What somebody who leaves the dtype to the preset that is chosen should know, if there is anything; arguments as in `fill`."""
+    given = _given(words, files)
+    if not options(kind) or given.get(NAME) not in machines.MACHINES or "dtype" in given:
+        return None
+    found = machines.MACHINES[given[NAME]].note
+    return f"preset {given[NAME]}: {found}" if found else None
+
+
+def _given(words: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
+    """Values by the names of fields, of flags before those of files; a flag of a part counts for the whole."""
     given: dict[str, Any] = {}
     for path in files:
         given |= configuration.values(path)
@@ -42,8 +61,7 @@ def fill(parser: "jsonargparse.ArgumentParser", kind: Any, words: Sequence[str],
         if word.startswith("--"):
             option, equals, value = word[2:].partition("=")
             given[option.partition(".")[0]] = value if equals else next(iter(words[number + 1 : number + 2]), None)
-    if given.get(NAME) in machines.MACHINES:  # any other name is refused by the parser
-        parser.set_defaults(left_out(given[NAME], given))
+    return given
 
 
 def left_out(preset: machines.Preset, given: Mapping[str, Any]) -> dict[str, Any]:

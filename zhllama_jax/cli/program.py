@@ -126,7 +126,7 @@ def _run(words: list[str]) -> int:
         terminal.result(zhllama_jax.__version__)
         return 0
     name, rest = find(words)
-    positional, named = flags.parse(name, VERBS[name], rest)
+    positional, named = flags.parse(name, VERBS[name], rest, say=terminal.say)
     VERBS[name](*positional, **named)
     sys.stdout.flush()
     return 0

@@ -1,4 +1,4 @@
-"""What machines can do: peaks, memory and bandwidth of chips, and the machines that `--preset` names. No JAX here.
+"""What machines can do: peaks and memory of chips, and the machines that `--preset` names. No JAX here.
 
 Figures are the vendors', for dense products; what a program gets of a chip's memory is less than its data sheet says (`Chip.usable`).
 Cloud TPU names count cores on v4 and v5p, two in a chip, and chips on v5e and v6e: a v4-32 has 16 chips, a v5e-16 has 16 too.
@@ -25,35 +25,33 @@ class Chip:
       kinds: how jax's `device_kind` begins; the longest start wins.
       hbm: bytes of its memory.
       flops: peak FLOP/s of dense products by dtype; a dtype that the chip only emulates is not in it.
-      bandwidth: of its memory, bytes per second.
-      usable: share of the memory that a program gets: jax takes 75 % of a GPU's unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise, and
-        the runtime of a TPU keeps a few hundred MB.
+      usable: share of the memory that a program gets: jax takes 75 % of a GPU's unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise; what
+        the runtime of a TPU keeps is a guess, not measured, and counts only where jax does not say what is free.
     """
 
     name: str
     kinds: tuple[str, ...]
     hbm: int
     flops: Mapping[str, float]
-    bandwidth: float
     usable: float = 0.75
 
 
 # GPUs: NVIDIA's data sheets (SXM boards, without sparsity; float32 is that of the plain units, not of TF32).
 # TPUs: cloud.google.com/tpu/docs, system architecture of v4, v5e, v5p, v6e and Ironwood; they publish no float32 peak.
 CHIPS: tuple[Chip, ...] = (
-    Chip("T4", ("Tesla T4", "NVIDIA T4"), 15 * GIB, {"float16": 65e12, "float32": 8.1e12}, 320e9),
-    Chip("L4", ("NVIDIA L4",), 24 * GB, {"bfloat16": 121e12, "float16": 121e12, "float32": 30.3e12}, 300e9),
-    Chip("L40", ("NVIDIA L40",), 48 * GB, {"bfloat16": 181e12, "float16": 181e12, "float32": 90.5e12}, 864e9),
-    Chip("L40S", ("NVIDIA L40S",), 48 * GB, {"bfloat16": 362e12, "float16": 362e12, "float32": 91.6e12}, 864e9),
-    Chip("A100", ("NVIDIA A100",), 80 * GB, {"bfloat16": 312e12, "float16": 312e12, "float32": 19.5e12}, 2.04e12),
-    Chip("H100", ("NVIDIA H100",), 80 * GB, {"bfloat16": 989e12, "float16": 989e12, "float32": 67e12}, 3.35e12),
-    Chip("H200", ("NVIDIA H200",), 141 * GB, {"bfloat16": 989e12, "float16": 989e12, "float32": 67e12}, 4.8e12),
-    Chip("B200", ("NVIDIA B200",), 180 * GB, {"bfloat16": 2250e12, "float16": 2250e12, "float32": 75e12}, 7.7e12),
-    Chip("TPU v4", ("TPU v4",), 32 * GIB, {"bfloat16": 275e12}, 1.2e12, usable=0.96),
-    Chip("TPU v5e", ("TPU v5 lite", "TPU v5e"), 16 * GIB, {"bfloat16": 197e12}, 819e9, usable=0.96),
-    Chip("TPU v5p", ("TPU v5", "TPU v5p"), 95 * GIB, {"bfloat16": 459e12}, 2.765e12, usable=0.96),
-    Chip("TPU v6e", ("TPU v6 lite", "TPU v6e"), 32 * GIB, {"bfloat16": 918e12}, 1.64e12, usable=0.96),
-    Chip("TPU7x", ("TPU7x",), 192 * GIB, {"bfloat16": 2307e12}, 7.37e12, usable=0.96),
+    Chip("T4", ("Tesla T4", "NVIDIA T4"), 15 * GIB, {"float16": 65e12, "float32": 8.1e12}),
+    Chip("L4", ("NVIDIA L4",), 24 * GB, {"bfloat16": 121e12, "float16": 121e12, "float32": 30.3e12}),
+    Chip("L40", ("NVIDIA L40",), 48 * GB, {"bfloat16": 181e12, "float16": 181e12, "float32": 90.5e12}),
+    Chip("L40S", ("NVIDIA L40S",), 48 * GB, {"bfloat16": 362e12, "float16": 362e12, "float32": 91.6e12}),
+    Chip("A100", ("NVIDIA A100",), 80 * GB, {"bfloat16": 312e12, "float16": 312e12, "float32": 19.5e12}),
+    Chip("H100", ("NVIDIA H100",), 80 * GB, {"bfloat16": 989e12, "float16": 989e12, "float32": 67e12}),
+    Chip("H200", ("NVIDIA H200",), 141 * GB, {"bfloat16": 989e12, "float16": 989e12, "float32": 67e12}),
+    Chip("B200", ("NVIDIA B200",), 180 * GB, {"bfloat16": 2250e12, "float16": 2250e12, "float32": 75e12}),
+    Chip("TPU v4", ("TPU v4",), 32 * GIB, {"bfloat16": 275e12}, usable=0.96),
+    Chip("TPU v5e", ("TPU v5 lite", "TPU v5e"), 16 * GIB, {"bfloat16": 197e12}, usable=0.96),
+    Chip("TPU v5p", ("TPU v5", "TPU v5p"), 95 * GIB, {"bfloat16": 459e12}, usable=0.96),
+    Chip("TPU v6e", ("TPU v6 lite", "TPU v6e"), 32 * GIB, {"bfloat16": 918e12}, usable=0.96),
+    Chip("TPU7x", ("TPU7x",), 192 * GIB, {"bfloat16": 2307e12}, usable=0.96),
 )
 
 
@@ -64,11 +62,11 @@ class Machine:
     Attributes:
       chip: its accelerator; None for a CPU.
       chips: how many there are.
-      host_ram: bytes of memory of one host.
+      host_ram: bytes of memory of one host: nothing here needs it; that the recipes can be read into it is tested.
       dtype: to compute in.
       remat: what the backward pass recomputes.
-      micro_batch: sequences of 512 tokens that a device takes at a time, at most.
-      note: what somebody who chooses it should know.
+      micro_batch: sequences that a device takes at a time, at most: a guess for rows of 512 tokens and 7B, not measured on these machines.
+      note: what somebody who leaves the dtype to it is told.
     """
 
     chip: str | None
@@ -83,7 +81,7 @@ class Machine:
 # Memory of the hosts, of the smaller type where several are on offer: Colab's runtimes as users see them; cloud.google.com/tpu/docs for
 # hosts of TPUs; one eighth of a server of eight (2 TiB) for one H100 or H200.
 MACHINES: Mapping[Preset, Machine] = {
-    "cpu": Machine(None, 1, 12 * GB, "float32", "dots", 8, "bfloat16 is slower than float32 on most CPUs"),
+    "cpu": Machine(None, 1, 12 * GB, "float32", "dots", 8),
     "colab-t4": Machine(
         "T4",
         1,
@@ -161,6 +159,7 @@ def fields(preset: Preset) -> dict[str, object]:
     machine = MACHINES[preset]
     filled: dict[str, object] = {"dtype": machine.dtype, "remat": machine.remat, "micro_batch": machine.micro_batch}
     if machine.chip is not None:
-        # Weights and batch over all the chips there are: the fastest published way for 7B to 33B, and the one that needs least memory.
+        # Weights and batch over all the chips there are, which needs least memory; MaxText (configs/gpu/a3/llama_2_7b) and AXLearn
+        # (experiments/text/gpt/fuji.py) publish their figures for 7B so.
         filled["mesh"] = {"data": 1, "fsdp": -1, "tensor": 1}
     return filled
