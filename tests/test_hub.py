@@ -354,7 +354,11 @@ def test_what_cannot_be_read_back_by_name_keeps_its_path(file: str) -> None:
     assert pinned == [path if file != "zh.model" else f"team/x/zh.model@{'0' * 40}"]
 
 
-PROGRAM = "import sys; from pathlib import Path; from zhllama_jax import hub; print(hub.resolve(sys.argv[1], 'tokenizer', say=sys.stderr.write).read_text())"
+PROGRAM = """
+import sys
+from zhllama_jax import hub
+print(hub.resolve(sys.argv[1], "tokenizer", say=sys.stderr.write).read_text())
+"""
 
 
 def test_the_environment_is_respected(hub_server: fake_hub.Hub, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def id_of(path: str | Path) -> str | None:
 
 
 def pinned(value: Any) -> Any:
-    """A value of JSON with every path in the hub's cache that `resolve` gives replaced by its `id_of`, which names the same commit anywhere.
+    """A value of JSON with every path in the hub's cache that `resolve` gives replaced by its `id_of`, which finds the commit anywhere.
 
     Paths of other files there (a text, a list of words) stay: no name stands for them.
     """
