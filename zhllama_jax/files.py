@@ -108,6 +108,25 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def refuse_inputs(path: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Refuses an output that is, holds or lies inside something that is read; inputs that are not there are left to their reader.
+
+    Raises:
+      ValueError: it does.
+    """
+    path = Path(path)
+    for source in map(Path, inputs):
+        if not source.exists():
+            continue
+        inside, around = _within(path, source), path.exists() and _within(source, path)
+        if inside and around:
+            raise ValueError(f"{path} is read as an input and would be replaced: choose another output")
+        if around:
+            raise ValueError(f"{path} holds {source}, which is read as an input and would be replaced: choose another output")
+        if inside:
+            raise ValueError(f"{path} lies inside {source}, which is read as an input: choose another output")
+
+
 def free_file(path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> None:
     """Says before the work whether a file may be written to `path` at its end.
 
@@ -123,7 +142,7 @@ def free_file(path: str | Path, *, overwrite: bool = False, inputs: Iterable[str
     path = Path(path)
     _refuse_directory(path)
     _refuse_unwritable(path)
-    _refuse_inputs(path, inputs)
+    refuse_inputs(path, inputs)
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists already: choose another output or replace it with --overwrite")
 
@@ -150,7 +169,7 @@ def free_directory(path: str | Path, *, ours: str, overwrite: bool = False, inpu
         raise ValueError(f"{path} is a mount point, which cannot be replaced: name a new directory inside it")
     _refuse_unwritable(place)
     _clear(place)
-    _refuse_inputs(Path(path), inputs)
+    refuse_inputs(path, inputs)
     if place.exists() and not place.is_dir():
         raise ValueError(f"{path} is a file: name a directory for the output")
     if place.is_dir() and any(place.iterdir()):
@@ -290,20 +309,6 @@ def _clear(path: Path) -> None:
 def _refuse_directory(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{path} is a directory: name a file for the output")
-
-
-def _refuse_inputs(path: Path, inputs: Iterable[str | Path]) -> None:
-    """Refuses an output that is, holds or lies inside something that is read; inputs that are not there are left to their reader."""
-    for source in map(Path, inputs):
-        if not source.exists():
-            continue
-        inside, around = _within(path, source), path.exists() and _within(source, path)
-        if inside and around:
-            raise ValueError(f"{path} is read as an input and would be replaced: choose another output")
-        if around:
-            raise ValueError(f"{path} holds {source}, which is read as an input and would be replaced: choose another output")
-        if inside:
-            raise ValueError(f"{path} lies inside {source}, which is read as an input: choose another output")
 
 
 def _within(path: Path, other: Path) -> bool:

@@ -134,16 +134,18 @@ def test_a_folder_that_no_step_began_is_never_emptied(pipeline):
     assert pipeline.ran == ["second", "apart"], "an empty folder is as good as none"
 
 
-@pytest.mark.parametrize("read", ["output/steps/a", "output/steps/a/source.txt", "output"])
+@pytest.mark.parametrize("read", ["output/steps/a", "output/steps/a/source.txt", "output/steps/a/link.txt", "output"])
 def test_no_step_writes_over_what_is_read(tmp_path, read):
     source = tmp_path / "output" / "steps" / "a" / "source.txt"
     source.parent.mkdir(parents=True)
     source.write_text("x")
+    (tmp_path / "elsewhere.txt").write_text("y")
+    (source.parent / "link.txt").symlink_to(tmp_path / "elsewhere.txt")
     ran = []
     step = steps.Step("a", lambda folder, before: ran.append(folder) or {}, reads=[str(tmp_path / read)])
-    with pytest.raises(ValueError, match=r"is an input, and .*steps/a would be written there: choose another output"):
+    with pytest.raises(ValueError, match=r"steps/a (is|holds|lies inside) .*read as an input.*: choose another output"):
         steps.run([step], tmp_path / "output", lambda line: None)
-    assert source.read_text() == "x" and not ran
+    assert source.read_text() == "x" and (source.parent / "link.txt").is_symlink() and not ran
 
 
 def test_what_is_missing_is_told_before_the_first_step(tmp_path):

@@ -139,12 +139,9 @@ def _check_reads(steps: Sequence[Step], output: Path) -> None:
     missing = dict.fromkeys(read for step in steps for read in step.reads if not os.path.exists(read))
     if missing:
         raise FileNotFoundError(f"{', '.join(missing)} not found: it is named in the configuration")
-    folders = [_folder(step, output).resolve() for step in steps]
-    for read in dict.fromkeys(read for step in steps for read in step.reads):
-        place = Path(read).resolve()
-        over = [folder for folder in folders if place.is_relative_to(folder) or folder.is_relative_to(place)]
-        if over:
-            raise ValueError(f"{read} is an input, and {over[0]} would be written there: choose another output")
+    reads = dict.fromkeys(read for step in steps for read in step.reads)
+    for step in steps:
+        files.refuse_inputs(_folder(step, output), reads)
 
 
 def _folder(step: Step, output: Path) -> Path:
