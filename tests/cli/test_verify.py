@@ -31,8 +31,21 @@ def test_a_rounded_model_differs(base_model: Path, tmp_path: Path, capsys: pytes
     assert verify(base_model, "--right", str(other), "--logits", "false", "--output", str(tmp_path / "found.json")) == 1
     out, err = capsys.readouterr()
     assert "the same numbers, rounded to BF16" in out
-    assert err == f"wrote {tmp_path / 'found.json'}\nzhllama: error: {base_model} and {other} are not the same weights\n"
+    assert err == f"wrote {tmp_path / 'found.json'}\nzhllama: error: {base_model} and {other} differ in weights\n"
     assert json.loads((tmp_path / "found.json").read_text())["compared"]["equal"] is False
+
+
+def test_the_same_weights_of_another_configuration_are_another_model(
+    base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(base_model, other)
+    settings = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(settings | {"rms_norm_eps": 0.5}))
+    with (other / "tokenizer.model").open("ab") as file:
+        file.write(bytes([0x9A, 0x06, 0x00]))  # an empty field of protobuf that nothing reads
+    assert verify(base_model, "--right", str(other), "--logits", "false") == 1
+    assert capsys.readouterr().err == f"zhllama: error: {base_model} and {other} differ in configuration and tokenizer\n"
 
 
 def test_a_directory_is_held_against_its_manifest(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

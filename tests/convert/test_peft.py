@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from zhllama_jax import tree
+from zhllama_jax import files, tree
 from zhllama_jax.convert import fold, llama_hf, manifest, names, peft
 from zhllama_jax.lora import adapters
 from zhllama_jax.lora import config as lora_config_lib
@@ -185,6 +185,22 @@ def test_peft_loads_ours_and_merges_to_the_same_numbers(
     merged = model.merge_and_unload().state_dict()
     for name, value in ours.state_dict().items():
         np.testing.assert_allclose(value.numpy(), merged[name].numpy(), atol=2e-6, err_msg=name)
+
+
+def test_an_embedding_that_was_parted_from_a_tied_head_is_refused(
+    save: Callable[..., Path], base: Path, config: config_lib.LlamaConfig, make_params: Callable[..., Any]
+) -> None:
+    """PEFT keeps the old head then; a tied model would change it too."""
+    tied = config.replace(tie_word_embeddings=True)
+    params = make_params(tied)
+    directory = save(
+        config=tied, base=base, lora=random_lora(tied, LORA), rows=random_rows(tied, params, ("base", "extension")), lora_config=LORA
+    )
+    peft.check_fits(peft.load(directory), tied)
+    settings = files.read_json(directory / "adapter_config.json", what="settings")
+    files.write_json(directory / "adapter_config.json", {k: v for k, v in settings.items() if k != "ensure_weight_tying"})
+    with pytest.raises(ValueError, match="apart from the head, which the model ties"):
+        peft.check_fits(peft.load(directory), tied)
 
 
 @pytest.mark.parametrize("kind", ["modules_to_save", "trainable_token_indices"])

@@ -20,7 +20,8 @@ def run(
 ) -> None:
     """Checks a directory against its manifest, another one or transformers.
 
-    Ends with status 1 if anything differs.
+    Ends with status 1 if a file is not as the manifest says, if weights, configuration or tokenizer of two models differ, or if
+    transformers computes other logits; texts that get other ids there are only told.
 
     Args:
       left: a model or adapter directory, or a hub id (owner/name, owner/name@revision).
@@ -54,8 +55,8 @@ def run(
     if output is not None:
         files.write_json(output, found)
         terminal.say(f"wrote {output}")
-    if right is not None and not found["compared"]["equal"]:
-        raise ValueError(f"{left} and {right} are not the same weights")
+    if right is not None and (differing := _differing(found["compared"])):
+        raise ValueError(f"{left} and {right} differ in {' and '.join(differing)}")
     if found.get("manifest"):
         raise ValueError(f"{left} is not what its manifest says")
     if transformers and not found["transformers"]["agrees"]:
@@ -95,6 +96,12 @@ def _compare(left: Path, right: Path, *, logits: bool) -> dict[str, Any]:
     if logits:
         terminal.result(_logits(report["logits"]))
     return report
+
+
+def _differing(report: dict[str, Any]) -> list[str]:
+    """What makes two directories two models."""
+    found = {"weights": not report["equal"], "configuration": report["config"], "tokenizer": report["tokenizer"] != "equal"}
+    return [name for name, differs in found.items() if differs]
 
 
 def _transformers(directory: Path) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class Adapter(NamedTuple):
       history: the steps that made it.
       directory: where it was read.
       notes: what is odd and harmless, as sentences.
+      parts_tied: whole rows of the embedding alone, which part it from a head that was tied to it (PEFT without `ensure_weight_tying`).
     """
 
     lora: arrays.Tree
@@ -77,6 +78,7 @@ class Adapter(NamedTuple):
     history: list[dict[str, Any]]
     directory: Path
     notes: list[str]
+    parts_tied: bool
 
 
 def save(
@@ -194,6 +196,7 @@ def load(directory: str | Path) -> Adapter:
         history=facts["history"],
         directory=directory,
         notes=notes,
+        parts_tied="embed_tokens" in set(settings.saved) - settings.indices.keys() and not settings.tied,
     )
 
 
@@ -221,6 +224,8 @@ def check_fits(adapter: Adapter, config: config_lib.LlamaConfig) -> None:
             problems.append(f"it holds rows of {name}, which the model ties to embed_tokens")
         elif some.values_VD.shape[1] != config.hidden_size:
             problems.append(f"its rows of {name} are {some.values_VD.shape[1]} wide, the model's {config.hidden_size}")
+    if adapter.parts_tied and config.tie_word_embeddings:
+        problems.append("it trained the rows of embed_tokens apart from the head, which the model ties to them")
     largest = max([*(int(some.ids[-1]) + 1 for some in adapter.rows.values()), adapter.vocab_size or 0])
     if largest > config.vocab_size:
         problems.append(
