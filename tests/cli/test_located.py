@@ -79,6 +79,29 @@ def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(publish
     assert not [file for file in published.fetched() if file.endswith(".safetensors")]
 
 
+def test_an_output_that_is_taken_is_refused_before_anything_is_fetched(published: fake_hub.Hub, tmp_path: Path, run: Run) -> None:
+    taken = tmp_path / "run" / "adapter" / "notes.txt"
+    taken.parent.mkdir(parents=True)
+    taken.write_text("mine")
+    status, _, err = run("merge", "--model", "team/tiny", "--adapter", "team/lora", "--output", str(taken.parent))
+    assert (status, f"{taken.parent} holds files and no zhllama.json" in err) == (1, True)
+    config = tmp_path / "stage.yaml"
+    config.write_text(TRAIN.format(output=tmp_path / "run", text=taken))
+    status, _, err = run("train", "--config", str(config))
+    assert (status, f"{taken.parent} holds files and no zhllama.json" in err) == (1, True)
+    assert published.requests == []
+
+
+def test_a_model_that_a_recipe_does_not_expect_is_refused_before_its_weights_are_fetched(
+    published: fake_hub.Hub, tmp_path: Path, run: Run
+) -> None:
+    config = tmp_path / "stage.yaml"
+    config.write_text(TRAIN.format(output=tmp_path / "run", text=tmp_path / "text.txt") + "expects: {size: 7b}\n")
+    status, _, err = run("train", "--config", str(config))
+    assert (status, "which this recipe expects: name another model" in err) == (1, True)
+    assert not [file for file in published.fetched() if file.endswith(".safetensors")]
+
+
 def test_a_refusal_is_one_line(published: fake_hub.Hub, run: Run) -> None:
     published.repositories["team/tiny"].gated = True
     status, out, err = run("generate", "--model", "team/tiny", "--prompt", "x")

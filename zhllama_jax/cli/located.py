@@ -13,9 +13,17 @@ from zhllama_jax.cli import terminal
 from zhllama_jax.train import config as train_config
 
 
-def model(name: str | Path) -> Path:
-    """The directory of a model."""
-    return hub.resolve(name, "model", say=terminal.say, look=_look)
+def model(name: str | Path, *, expects: train_config.Expected | None = None) -> Path:
+    """The directory of a model; one of the hub with another shape than `expects` is refused before its weights are fetched."""
+
+    def look(directory: Path) -> None:
+        _look(directory)
+        if expects is not None:
+            from zhllama_jax.convert import llama_hf
+
+            expects.check(llama_hf.load_config(directory), where=str(name))
+
+    return hub.resolve(name, "model", say=terminal.say, look=look)
 
 
 def adapters(names: Sequence[str | Path] | None) -> list[Path]:
@@ -45,7 +53,7 @@ def experiment(given: train_config.Experiment, *, weights: bool = True) -> train
     if isinstance(of, train_config.NewModel):
         found = dataclasses.replace(of, tokenizer=str(tokenizer(of.tokenizer)))
     else:
-        found = str(model(of) if weights else shape(of))
+        found = str(model(of, expects=given.expects) if weights else shape(of))
     former = tuple(map(str, adapters(given.adapters))) if weights else given.adapters
     return dataclasses.replace(given, model=found, adapters=former)
 

@@ -30,10 +30,12 @@ def run(
     Examples:
       zhllama merge --model llama-7b-zh --adapter runs/stage1/adapter runs/stage2/adapter --output adapted
     """
-    from zhllama_jax.convert import fold
+    from zhllama_jax import files
+    from zhllama_jax.convert import fold, manifest
 
     if shard_mib < 1:
         raise ValueError(f"shard_mib must be at least 1, got {shard_mib}")
+    files.free_directory(output, ours=manifest.FILE, overwrite=overwrite, inputs=[model, *adapter])  # before anything is fetched
     base, stack = located.model(model), located.adapters(adapter)
     try:
         merged = fold.merge(base, stack, output, dtype=dtype, force=force, shard_bytes=shard_mib << 20, overwrite=overwrite)

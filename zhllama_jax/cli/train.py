@@ -21,8 +21,9 @@ def run(experiment: train_config.Experiment, /, *, compilation_cache: compilatio
     """
     import jax
 
-    from zhllama_jax.train import loop
+    from zhllama_jax.train import loop, takeover
 
+    takeover.check_output(experiment)  # before anything is fetched
     compilation.cache(compilation_cache)
     allocator.keep_freed_memory()
     result = loop.run(located.experiment(experiment))
