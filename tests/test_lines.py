@@ -139,3 +139,7 @@ def test_without_its_library_a_zst_file_says_what_to_install(tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(ValueError, match=r"a\.txt\.zst: reading \.zst files needs .* pip install 'zhllama-jax\[zstd\]', or unpack"):
         list(lines.read(write(tmp_path / "a.txt.zst", b"")))
+
+
+def test_a_wide_character_takes_two_columns() -> None:
+    assert [lines.width(text) for text in ("ab", "中文", "a\uff0c。", "", "e\u0301")] == [2, 4, 5, 0, 1]

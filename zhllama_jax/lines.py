@@ -12,6 +12,7 @@ import contextlib
 import gzip
 import io
 import json
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,6 +220,11 @@ def records(path: str | Path, field: str = "text") -> Iterator[tuple[int, str]]:
             raise ValueError(f"{path}:{number}: {error}") from None
         if text.strip():
             yield number, text
+
+
+def width(text: str) -> int:
+    """Columns that a text takes on a terminal: two for each wide (Chinese) character, none for a mark above another one."""
+    return sum(0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _kind(value: Any) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from zhllama_jax import lines
 from zhllama_jax.cli import terminal
 
 
@@ -13,15 +14,16 @@ def test_results_and_remarks_take_different_roads(capsys: pytest.CaptureFixture[
     assert capsys.readouterr() == ("答案", "working\n")
 
 
-def test_a_wide_character_takes_two_columns() -> None:
-    assert [terminal.width(text) for text in ("ab", "中文", "a\uff0c。", "", "e\u0301")] == [2, 4, 5, 0, 1]
-
-
 def test_columns_of_a_table_end_together() -> None:
     head, rule, *rows = terminal.table([("text", "tokens"), ("中文", "7"), ("English", "1,234")]).split("\n")
-    assert {terminal.width(line) for line in (head, rule, *rows)} == {len("English  tokens")}
+    assert {lines.width(line) for line in (head, rule, *rows)} == {len("English  tokens")}
     assert rows[0].startswith("中文 ")
     assert rows[0].endswith("7")
+
+
+def test_text_stands_left_in_the_columns_that_are_named() -> None:
+    made = terminal.table([("recipe", "fits", "disk", "advice"), ("中文", "no", "7", "wait"), ("b", "yes", "10", "go")], left=(0, 1, 3))
+    assert made.split("\n")[2:] == ["中文    no       7  wait", "b       yes     10  go"]
 
 
 def test_the_next_command_can_be_pasted_into_a_shell(capsys: pytest.CaptureFixture[str]) -> None:

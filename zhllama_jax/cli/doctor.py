@@ -283,7 +283,7 @@ def text(report: Mapping[str, Any]) -> str:
         for one in report["recipes"]
     ]
     lines += [
-        aligned(rows),
+        terminal.table(rows, left=(0, 1, 5)),
         "",
         "Estimates per device, of reading the base, and of checkpoints and results; the base's own files come on top.",
         "What a device needs was compared with XLA's plans for small float32 models on a CPU alone.",
@@ -295,18 +295,6 @@ def text(report: Mapping[str, Any]) -> str:
     else:
         lines.append("Next: zhllama demo --output runs/demo, the whole pipeline at a size that fits any machine")
     return "\n".join(lines)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text: the first two columns and the last stand left, figures right."""
-    widths = [max(terminal.width(row[column]) for row in rows) for column in range(len(rows[0]))]
-    made = []
-    for row in rows:
-        cells = [
-            cell.rjust(widths[column]) if 2 <= column < len(row) - 1 else cell.ljust(widths[column]) for column, cell in enumerate(row)
-        ]
-        made.append("  ".join(cells).rstrip())
-    return "\n".join(made)
 
 
 def _extra_lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:

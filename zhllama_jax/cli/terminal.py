@@ -3,8 +3,9 @@
 import re
 import shlex
 import sys
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+from zhllama_jax import lines as lines_lib
 
 
 def say(text: str) -> None:
@@ -22,13 +23,13 @@ def result(text: str, *, end: str = "\n") -> None:
     print(text, end=end, flush=True)
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as aligned text: the first row is the head, the first column stands left, all others right."""
-    widths = [max(width(row[column]) for row in rows) for column in range(len(rows[0]))]
+def table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
+    """Rows of cells as aligned text: the first row is the head, the columns of `left` stand left, all others right."""
+    widths = [max(lines_lib.width(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        blanks = [" " * (size - width(cell)) for cell, size in zip(row, widths, strict=True)]
-        cells = [row[0] + blanks[0], *(blank + cell for cell, blank in zip(row[1:], blanks[1:], strict=True))]
+        blanks = [" " * (size - lines_lib.width(cell)) for cell, size in zip(row, widths, strict=True)]
+        cells = [cell + blank if column in left else blank + cell for column, (cell, blank) in enumerate(zip(row, blanks, strict=True))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
 
@@ -54,17 +55,12 @@ def _padded(rows: list[list[str]]) -> list[str]:
     if any(len(row) != len(rows[0]) for row in rows):
         return [f"| {' | '.join(row)} |" for row in rows]
     head, rule, *body = rows
-    widths = [max(width(row[column]) for row in (head, *body)) for column in range(len(head))]
+    widths = [max(lines_lib.width(row[column]) for row in (head, *body)) for column in range(len(head))]
     right = [marks.endswith(":") for marks in rule]
 
     def line(cells: list[str]) -> str:
-        blanks = [" " * (size - width(cell)) for cell, size in zip(cells, widths, strict=True)]
+        blanks = [" " * (size - lines_lib.width(cell)) for cell, size in zip(cells, widths, strict=True)]
         return "| " + " | ".join(b + c if r else c + b for b, c, r in zip(blanks, cells, right, strict=True)) + " |"
 
     dashes = ["-" * (size + 1) + ":" if r else "-" * (size + 2) for size, r in zip(widths, right, strict=True)]
     return [line(head), f"|{'|'.join(dashes)}|", *map(line, body)]
-
-
-def width(text: str) -> int:
-    """Columns that a text takes on a terminal: two for each wide (Chinese) character, none for a mark above another one."""
-    return sum(0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

@@ -6,10 +6,10 @@ classes of the style sheet: light, dark and paper show the same marks. Every pic
 """
 
 import math
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from zhllama_jax import lines as lines_lib
 from zhllama_jax.eval import figures, markup
 
 ROW, BAR, LABEL = 30, 15, 24
@@ -115,7 +115,7 @@ def dots(rows: Sequence[Dot], *, name: str, title: str, domain: Point) -> markup
             drawn.append(_element("circle", _title(f"{row.name}: {shown}"), cx=x, cy=y, r=5, class_=kind))
         drawn.append(_text(shown, x=x or 0, y=y + 4, dx=10, class_="value"))
     words = "; ".join(f"{row.name}: {figures.number(row.value)}" for row in rows)
-    gutter = max((_columns(_cut(row.name)) for row in rows), default=0) * COLUMN_PIXELS + 14
+    gutter = max((lines_lib.width(_cut(row.name)) for row in rows), default=0) * COLUMN_PIXELS + 14
     return _picture(drawn, name=name, title=title, description=words, height=height, class_="dots", gutter=gutter)
 
 
@@ -239,18 +239,13 @@ def _per_cent(value: float) -> str:
     return f"{value:.2f}%"
 
 
-def _columns(text: str) -> int:
-    """Width in columns: two for each wide character."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
-
-
 def _cut(text: str, most: int = GUTTER_COLUMNS) -> str:
     """A name that fits into so many columns; what is cut off is marked, and the picture's table has it whole."""
-    if _columns(text) <= most:
+    if lines_lib.width(text) <= most:
         return text
     kept = ""
     for character in text:
-        if _columns(kept + character) >= most:
+        if lines_lib.width(kept + character) >= most:
             break
         kept += character
     return f"{kept}…"
