@@ -82,8 +82,10 @@ def test_reading_alpaca_rows(tmp_path: Path) -> None:
         {"instruction": "a", "input": "b", "output": "c", "source": "x"},
         {"instruction": "a", "input": None, "output": "\ud800\0"},
         {"instruction": "a", "output": "c", "history": [["q", "r"]]},
+        {"instruction": "", "input": "a", "output": "c"},
     ]
     expected = [chat.SftExample("a", "b", "c"), chat.SftExample("a", "", "\ufffd"), chat.SftExample("a", "", "c", (("q", "r"),))]
+    expected.append(chat.SftExample("", "a", "c"))
     assert read(write(tmp_path / "a.json", rows)) == expected
     text = "\n".join(map(json.dumps, rows))
     (tmp_path / "a.jsonl").write_text(text)
@@ -127,6 +129,7 @@ WRONG = {
         (forms([("a", "b"), ("\n", "c")])["sharegpt"], "turn 3 of conversations, the user's, is empty"),
         (forms([("a", ""), ("b", "c")])["alpaca"], r"turn 1 \(in history\) asks or answers nothing"),
         (forms([("a", "b"), ("", "c")])["alpaca"], "turn 2 asks nothing"),
+        *((forms([(empty, "c")])["alpaca"], "turn 1 asks nothing: instruction and input are empty") for empty in ("", " \n")),
     ],
     "no_answer": [
         ({"messages": [{"role": "user", "content": "a"}]}, "ends with a question of the user's"),

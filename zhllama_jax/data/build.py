@@ -18,7 +18,7 @@ from zhllama_jax import files, templates
 from zhllama_jax.data import config, documents, holdout, instructions, pack, store
 from zhllama_jax.tokenizer import processor
 
-RECIPES = {"text": 4, "sft": 5}
+RECIPES = {"text": 4, "sft": 6}
 """Counts, for each kind of data, the changes of this code that make other rows of the same inputs."""
 
 CHUNK_CHARACTERS = 1 << 20

@@ -190,8 +190,8 @@ def parse(row: Any, columns: config.Columns) -> tuple[chat.SftExample, Form]:
         raise Fault("malformed", f"{' and '.join(strange)} must hold a string")
     history = _history(row.get(columns.history), columns.history)
     question = chat.join_input(row[columns.prompt], row.get(columns.query) or "")
-    if history and not question.strip():
-        raise Fault("empty_turn", f"turn {len(history) + 1} asks nothing")
+    if not question.strip():
+        raise Fault("empty_turn", f"turn {len(history) + 1} asks nothing: {columns.prompt} and {columns.query} are empty")
     return chat.SftExample(row[columns.prompt], row.get(columns.query) or "", row[columns.response], history, system or ""), "alpaca"
 
 
