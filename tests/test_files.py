@@ -409,3 +409,11 @@ def test_a_folder_in_the_place_of_a_file_is_called_one(tmp_path: Path) -> None:
         files.expect(tmp_path / "none", "a corpus")
     (tmp_path / "file").touch()
     files.expect(tmp_path / "file", "a corpus")
+
+
+def test_what_took_the_name_during_the_work_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds files and no mark"), files.new_directory(tmp_path / "out", ours="mark") as temporary:
+        (temporary / "mark").touch()
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.txt").write_text("precious")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "thesis.txt"]

@@ -197,6 +197,7 @@ def new_directory(path: str | Path, *, ours: str, overwrite: bool = False) -> It
                 yield temporary
                 os.chmod(temporary, 0o777 & ~_umask())
                 sync_tree(temporary)
+                free_directory(path, ours=ours, overwrite=overwrite)  # the work took long: somebody may have taken the name meanwhile
                 _take_place(temporary, path)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
