@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,14 @@ def test_round_trip(tmp_path: Path, length: int, vocab_size: int) -> None:
         for index in (len(expected), -len(expected) - 1):
             with pytest.raises(IndexError, match="row"):
                 opened[index]
+
+
+def test_nothing_is_left_where_temporary_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    store.write(tmp_path / "s", {"train": rows(2)}, metadata=metadata())
+    assert len(store.open_store(tmp_path / "s")) == 2
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_a_row_takes_about_two_bytes_a_token(tmp_path: Path) -> None:

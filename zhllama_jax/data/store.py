@@ -71,6 +71,13 @@ class Store:
         return int(self.metadata["length"])
 
 
+class _Info(tfds.core.DatasetInfo):
+    """A description that nobody looks up elsewhere."""
+
+    def initialize_from_bucket(self) -> None:
+        """TFDS would look for a dataset of this name in its bucket, and leave an empty temporary folder behind for it."""
+
+
 class PackedRows(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """The TFDS builder: splits of rows in the order given, streamed shard by shard.
 
@@ -94,7 +101,7 @@ class PackedRows(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: 
             "loss_mask": tfds.features.Tensor(shape=((width + 7) // 8,), dtype=np.uint8, encoding="zlib"),
             "segment_ids": tfds.features.Tensor(shape=(width,), dtype=np.uint16, encoding="zlib"),
         }
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             description="Token ids in rows of fixed length, with loss mask (bits) and segments.",
             features=tfds.features.FeaturesDict(features),
