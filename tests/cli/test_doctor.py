@@ -125,6 +125,11 @@ def test_an_unknown_accelerator_has_no_preset(monkeypatch: pytest.MonkeyPatch, c
     )
 
 
+def test_a_cpu_is_sent_to_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["doctor"]) == 0
+    assert "Next: zhllama demo" in capsys.readouterr().out
+
+
 def test_a_plugin_that_cannot_start_is_told_and_not_fatal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def broken() -> list[Any]:
         raise RuntimeError("Unable to initialize backend 'cuda': \n no driver")
