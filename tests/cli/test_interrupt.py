@@ -74,6 +74,16 @@ def assert_clean(done: subprocess.CompletedProcess[str], out: Path) -> None:
     assert "Traceback" not in done.stderr and not list(out.rglob("*"))
 
 
+def assert_chat_ends(patch: str, model: Path, out: Path) -> None:
+    """A chat whose standard input stays open and says nothing is interrupted."""
+    reading, writing = os.pipe()
+    try:
+        assert_clean(interrupt(patch, ["chat", "--model", str(model)], stdin=reading), out)  # type: ignore[arg-type]
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 def test_training_a_vocabulary_is_interrupted_at_once(tmp_path: Path) -> None:
     """The library hears of no signal before it is done."""
     out = tmp_path / "out"
@@ -114,12 +124,7 @@ def test_chat_is_interrupted_while_it_waits(tuned_model: Path, tmp_path: Path) -
         return ask()
     chat._ask = asked
     """
-    reading, writing = os.pipe()
-    try:
-        assert_clean(interrupt(patch, ["chat", "--model", str(tuned_model)], stdin=reading), tmp_path)  # type: ignore[arg-type]
-    finally:
-        os.close(reading)
-        os.close(writing)
+    assert_chat_ends(patch, tuned_model, tmp_path)
 
 
 def test_an_interrupt_that_python_drops_is_heard(tuned_model: Path, tmp_path: Path) -> None:
@@ -137,12 +142,7 @@ def test_an_interrupt_that_python_drops_is_heard(tuned_model: Path, tmp_path: Pa
         return ask()
     chat._ask = asked
     """
-    reading, writing = os.pipe()
-    try:
-        assert_clean(interrupt(patch, ["chat", "--model", str(tuned_model)], stdin=reading), tmp_path)  # type: ignore[arg-type]
-    finally:
-        os.close(reading)
-        os.close(writing)
+    assert_chat_ends(patch, tuned_model, tmp_path)
 
 
 def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path: Path) -> None:
