@@ -77,6 +77,61 @@ def test_all_bad_keys_are_named_with_their_lines(tmp_path: Path) -> None:
     ]
 
 
+def test_where_nothing_resembles_the_keys_are_listed_once(tmp_path: Path) -> None:
+    assert problems("model: m\nxyz: 1\nabc: 2\ninner: {qqq: 1}\n", tmp_path) == [
+        "2: unknown key 'xyz'",
+        "3: unknown key 'abc': there are model, inner, parts, named, output, dry",
+        "4: unknown key 'qqq' in inner: there are rate, kind, steps",
+    ]
+
+
+LLAMA_FACTORY = """
+model_name_or_path: meta-llama/Meta-Llama-3-8B-Instruct
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_target: all
+dataset: identity,alpaca_en_demo
+template: llama3
+cutoff_len: 2048
+overwrite_cache: true
+output_dir: saves/llama3-8b/lora/sft
+logging_steps: 10
+plot_loss: true
+per_device_train_batch_size: 1
+learning_rate: 1.0e-4
+bf16: true
+"""
+AXOLOTL = """
+base_model: b
+datasets:
+- {path: p, type: alpaca}
+adapter: lora
+sequence_len: 1024
+lora_r: 8
+micro_batch_size: 2
+output_dir: o
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "named", "more"),
+    [
+        (LLAMA_FACTORY, "model_name_or_path, do_train, finetuning_type, ", " and 2 more"),
+        (AXOLOTL, "base_model, datasets, sequence_len", ""),
+    ],
+)
+def test_a_file_of_another_program_gets_one_list_and_the_page(text: str, named: str, more: str, tmp_path: Path) -> None:
+    known = {**KNOWN, "stage": str, "adapter": str}
+    (tmp_path / "theirs.yaml").write_text(text)
+    with pytest.raises(schema.UsageError) as caught:
+        configuration.check(str(tmp_path / "theirs.yaml"), known)
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path / 'theirs.yaml'} is written for another program: {named}")
+    assert said.endswith(f"{more} mean nothing here; `zhllama help migrate` says what replaces each")
+    assert len(said) < 400 + len(str(tmp_path)) and "stage" not in said and "did you mean" not in said
+
+
 def test_a_time_of_day_is_asked_for_in_quotes(tmp_path: Path) -> None:
     """YAML 1.1 reads 3:5 as 185, which nobody means."""
     assert problems("model: 3:5", tmp_path) == ['1: model: YAML takes 3:5 for a time of day, so write "3:5" in quotes']

@@ -206,6 +206,11 @@ def test_of_several_dataclasses_the_file_says_which(tmp_path: Path) -> None:
         (["--model", "m", "--rows", "some"], "--rows: expected one of none, all or null, got 'some'"),
         (["--model", "m", "--prompt"], "--prompt needs at least one value"),
         (["--model"], "--model needs a value"),
+        (
+            ["--base_model", "a", "--lora_model", "b", "--gpus", "0"],
+            "this is written for another program: --base_model, --lora_model, --gpus mean nothing here; "
+            "`zhllama help migrate` says what replaces each",
+        ),
         (["--model", "m", "stray"], "unexpected: stray"),
         (["--model", "m", "--stop_ids", "1", "x"], "--stop_ids: expected a list of whole numbers or null, got 'x'"),
     ],

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from zhllama_jax.cli import schema
+from zhllama_jax.cli import program, schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,3 +140,25 @@ def test_required_fields_have_no_default() -> None:
     assert schema.required(Inner) == []
     assert schema.required(Part | Settings) == []
     assert schema.required(str) == []
+
+
+def test_of_several_unknown_names_only_the_last_is_told_all_that_there_are() -> None:
+    assert schema.closest_each(["xyz", "rat", "qqq"], ["rate", "kind"], prefix="--") == [
+        "",
+        ": did you mean --rate?",
+        ": there are --rate, --kind",
+    ]
+
+
+def test_names_of_another_program_are_none_of_ours() -> None:
+    ours = {name for verb in program.VERBS.values() for name in schema.options(verb)}
+    for verb in program.VERBS.values():
+        if found := schema.settings(verb):
+            ours |= {name for kind in found.kinds for name in schema.fields(kind)}
+    assert not schema.OTHERS & ours
+
+
+def test_one_such_name_may_be_a_slip_and_very_many_are_not_listed() -> None:
+    assert schema.of_another_program(["lora_rank", "stepps"]) is None
+    said = schema.of_another_program(sorted(schema.OTHERS))
+    assert said is not None and f" and {len(schema.OTHERS) - schema.FEW} more" in said

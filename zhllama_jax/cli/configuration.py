@@ -32,7 +32,10 @@ def check(path: str, known: Mapping[str, Any]) -> None:
       FileNotFoundError: there is no such file.
       schema.UsageError: it is not YAML, not a mapping, or see above; each problem begins with file:line.
     """
-    problems = list(_keys(_read(path), known, ""))
+    root = _read(path)
+    if foreign := schema.of_another_program([str(key.value) for key, _ in root.value if key.value not in known]):
+        raise schema.UsageError(f"{path} is {foreign}")
+    problems = list(_keys(root, known, ""))
     if problems:
         raise schema.UsageError("; ".join(f"{path}:{line}: {problem}" for line, problem in problems))
 
@@ -76,12 +79,14 @@ def _keys(node: yaml.MappingNode, known: Mapping[str, Any], place: str) -> Itera
     """What is wrong with the keys of a mapping, and with everything below them."""
     seen: set[str] = set()
     inside = f" in {place}" if place else ""
+    strange = [name for key, _ in node.value if (name := str(key.value)) not in known]
+    meant = dict(zip(strange, schema.closest_each(strange, known), strict=True))
     for key_node, value_node in node.value:
         line, name = _line(key_node), str(key_node.value)
         if name in seen:
             yield line, f"the key {name!r} stands twice{inside}"
         elif name not in known:
-            yield line, f"unknown key {name!r}{inside}: {schema.closest(name, known)}"
+            yield line, f"unknown key {name!r}{inside}{meant[name]}"
         else:
             yield from _value(value_node, known[name], f"{place}.{name}".lstrip("."))
         seen.add(name)

@@ -142,22 +142,25 @@ def _as_json(values: list[str], kind: Any) -> str:
 
 
 def _check_flags(words: Sequence[str], known: Mapping[str, Any]) -> None:
-    unknown = []
+    strange: dict[str, list[str]] = {}  # by section, "" for the verb's own
     for word in words:
         if not word.startswith("--") or word == "--":
             continue
         option = word[2:].partition("=")[0].removesuffix("+").removesuffix(".help")
         if option not in OF_THE_PARSER and schema.find(known, option) is None:
             section, _, name = option.rpartition(".")
-            inside = schema.fields(schema.find(known, section)) if section else {}
-            meant = (
-                schema.closest(name, inside, prefix=f"--{section}.")
-                if inside
-                else schema.closest(option, [*known, *OF_THE_PARSER], prefix="--")
-            )
-            unknown.append(f"unknown flag --{option}: {meant}")
-    if unknown:
-        raise schema.UsageError("; ".join(unknown))
+            inside = bool(section and schema.fields(schema.find(known, section)))
+            strange.setdefault(section if inside else "", []).append(name if inside else option)
+    if foreign := schema.of_another_program(strange.get("", []), prefix="--"):
+        raise schema.UsageError(f"this is {foreign}")
+    problems = []
+    for section, names in strange.items():
+        there = schema.fields(schema.find(known, section)) if section else [*known, *OF_THE_PARSER]
+        prefix = f"--{section}." if section else "--"
+        ends = schema.closest_each(names, there, prefix=prefix)
+        problems += [f"unknown flag {prefix}{name}{end}" for name, end in zip(names, ends, strict=True)]
+    if problems:
+        raise schema.UsageError("; ".join(problems))
 
 
 def _values(words: Sequence[str], option: str) -> list[str]:

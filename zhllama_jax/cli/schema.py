@@ -17,6 +17,42 @@ from typing import Any, NamedTuple
 _WORDS: Mapping[Any, str] = {str: "a text", int: "a whole number", float: "a number", Path: "a path"}
 
 
+OTHERS = frozenset(
+    {
+        "model_name_or_path",
+        "base_model",
+        "lora_model",
+        "output_dir",
+        "peft_path",
+        "dataset",
+        "dataset_dir",
+        "datasets",
+        "finetuning_type",
+        "lora_rank",
+        "lora_r",
+        "lora_alpha",
+        "lora_target",
+        "lora_target_modules",
+        "modules_to_save",
+        "do_train",
+        "num_train_epochs",
+        "num_epochs",
+        "cutoff_len",
+        "sequence_len",
+        "block_size",
+        "max_seq_length",
+        "per_device_train_batch_size",
+        "micro_batch_size",
+        "gradient_accumulation_steps",
+        "lr_scheduler_type",
+    }
+)
+"""Names that configurations and commands of LLaMA-Factory, axolotl and Chinese-LLaMA-Alpaca have, and ours have not."""
+
+FEW = 12
+"""Unknown names that are told one by one."""
+
+
 class UsageError(ValueError):
     """The command line or the configuration file is wrong; nothing was begun."""
 
@@ -140,6 +176,21 @@ def closest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     if near:
         return f"did you mean {prefix}{near[0]}?"
     return f"there {'are' if len(known) > 1 else 'is'} {', '.join(prefix + one for one in known)}"
+
+
+def closest_each(names: Sequence[str], known: Iterable[str], *, prefix: str = "") -> list[str]:
+    """For each unknown name `: ` and `closest`; where several resemble none, only the last lists all that there are."""
+    ends = [f": {closest(name, known, prefix=prefix)}" for name in names]
+    return ["" if end in ends[number + 1 :] and "did you mean" not in end else end for number, end in enumerate(ends)]
+
+
+def of_another_program(names: Sequence[str], *, prefix: str = "") -> str | None:
+    """What is said of unknown names at least two of which another program's users know; None if they are mere slips."""
+    if len(OTHERS & {name.replace("-", "_") for name in names}) < 2:
+        return None
+    shown = ", ".join(prefix + name for name in names[:FEW])
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return f"written for another program: {shown}{more} mean nothing here; `zhllama help migrate` says what replaces each"
 
 
 def members(kind: Any) -> tuple[Any, ...]:
