@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zhllama_jax.cli import flags, help, program, schema
+from zhllama_jax.cli import flags, help, program, recipes, schema
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ def understand(words: list[str]) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_help_is_asked_for_pages_that_there_are(page: str) -> None:
     asked = [command.split()[2:] for command in [*commands(PAGES[page]), *mentions(PAGES[page])] if command.startswith("zhllama help ")]
-    assert all(" ".join(words) in (*help.TOPICS, *program.VERBS) for words in asked), asked
+    assert all(" ".join(words) in (*help.TOPICS, *recipes.paths(), *program.VERBS) for words in asked), asked
 
 
 @pytest.mark.parametrize("page", PAGES)

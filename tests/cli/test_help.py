@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zhllama_jax.cli import help, program, schema
+from zhllama_jax.cli import help, program, recipes, schema, usage
 from zhllama_jax.train import config as train_config
 
 PAGES = Path(help.__file__).parents[1] / "help"
@@ -66,6 +66,7 @@ def test_every_page_is_a_topic_and_has_a_title(capsys: pytest.CaptureFixture[str
     for topic in help.TOPICS:
         title = help.page(topic).split("\n")[0]
         assert title.startswith("# ") and f"  {topic} " in shown and title[2:] in shown
+    assert all(name in shown for name in recipes.paths()) and max(map(len, shown.split("\n"))) <= usage.COLUMNS
 
 
 @pytest.mark.parametrize("topic", help.TOPICS)
@@ -104,7 +105,7 @@ def test_a_group_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "evaluate ngram" in shown and "resize" not in shown
 
 
-@pytest.mark.parametrize(("word", "near"), [("migrat", "migrate"), ("result", "results"), ("merg", "merge")])
+@pytest.mark.parametrize(("word", "near"), [("migrat", "migrate"), ("result", "results"), ("merg", "merge"), ("7b_stge1", "7b_stage1")])
 def test_an_unknown_topic_gets_the_closest(word: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["help", word]) == 2
     assert capsys.readouterr().err == f"zhllama: error: no help on {word!r}: did you mean {near}?\n"

@@ -52,3 +52,18 @@ def test_a_wheel_carries_them_beside_the_modules(tmp_path: Path, monkeypatch: py
 def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a folder: expected a YAML configuration file"):
         recipes.find(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["7b_stage1", "configs/7b_stage1.yaml", "elsewhere"])
+def test_what_a_recipe_lacks_is_answered_with_its_header(
+    name: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    header = "`zhllama help 7b_stage1` says where what it reads comes from"
+    if name == "elsewhere":
+        Path(name).write_text((repository / "configs" / "7b_stage1.yaml").read_text())
+    assert program.run(["train", "--config", name, "--preset", "cpu"]) == 1
+    err = capsys.readouterr().err
+    assert "llama-7b-zh not found: " in err and (header in err) == (name != "elsewhere")
+    assert program.run(["help", "7b_stage1"]) == 0
+    assert capsys.readouterr().out == (repository / "configs" / "7b_stage1.yaml").read_text(encoding="utf-8")

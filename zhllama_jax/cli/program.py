@@ -34,6 +34,7 @@ from zhllama_jax.cli import (
     generate,
     help,
     merge,
+    recipes,
     resize,
     schema,
     stages,
@@ -127,7 +128,12 @@ def _run(words: list[str]) -> int:
         return 0
     name, rest = find(words)
     positional, named = flags.parse(name, VERBS[name], rest, say=terminal.say)
-    VERBS[name](*positional, **named)
+    try:
+        VERBS[name](*positional, **named)
+    except FileNotFoundError as error:
+        if (recipe := recipes.named(rest)) is None:
+            raise
+        raise FileNotFoundError(f"{sentence(error)}; `zhllama help {recipe}` says where what it reads comes from") from error
     sys.stdout.flush()
     return 0
 

@@ -47,3 +47,10 @@ def resolve(words: Sequence[str]) -> list[str]:
             word = find(word)
         found.append(word)
     return found
+
+
+def named(words: Sequence[str]) -> str | None:
+    """The recipe that a command line takes; None if it takes none."""
+    known = {path.resolve(): name for name, path in paths().items()}
+    given = (Path(word.removeprefix("--config=")).resolve() for word in resolve(words))
+    return next((known[path] for path in given if path in known), None)
