@@ -1,6 +1,7 @@
 """The log: every step once, whatever was killed; a reader that goes away harms nobody."""
 
 import json
+import re
 
 import pytest
 
@@ -92,6 +93,21 @@ def test_a_terminal_gets_a_progress_line(tmp_path, monkeypatch) -> None:
         journal.say("a line above it")
         assert journal._bar.tasks[0].completed == 1
     assert steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize(("columns", "bar"), [(80, False), (120, True)])
+def test_a_narrow_terminal_keeps_totals_and_time_left(columns, bar, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    with log.journal(tmp_path, speaks=True, tensorboard=False) as journal:
+        journal.begin(2999, total=6000)
+        monkeypatch.setattr(journal, "_left", lambda step: 3723)
+        journal.steps(3000, FIGURES, log.Pace(2.0, 12_345.0, 123.4e9, None))
+        journal._bar.refresh()
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err).strip().replace("\r", "\n").split("\n")[-1]
+    assert "3,000/6,000  1:02:03 left  loss 2.5000  lr 1.00e-04" in last and "norm 1.000" in last
+    assert len(last) <= columns and ("━" in last) == bar and ("GFLOP/s" in last) == bar
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "00:00"), (61, "01:01"), (3723, "1:02:03")])

@@ -21,6 +21,9 @@ METRICS = "metrics.jsonl"
 KEYS = ("kind", "step")
 """What every line has, and so no source of data may be called."""
 
+WIDE = 120
+"""Columns of a terminal that has room for a bar beside the figures."""
+
 
 class Pace(NamedTuple):
     """How fast a stretch of steps went.
@@ -91,7 +94,7 @@ class Journal:
         if figures.get("skipped"):
             text += f"  left out {figures['skipped']:.0f}"
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step, description=text)
+            self._bar.update(self._bar.task_ids[0], completed=step, description=f"{step:,}/{self._total:,}  {left} left  {text}")
         else:
             self.say(f"step {step:>6,}/{self._total:,}  {text}  {left} left")
 
@@ -215,12 +218,14 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _bar(total: int, step: int) -> Any:
-    """The progress line of a terminal."""
-    from rich import console, progress
+    """The progress line of a terminal: how far and how long come first, and what a narrow terminal cuts off comes last."""
+    from rich import console, progress, table
 
-    columns = [progress.MofNCompleteColumn(), progress.BarColumn(bar_width=20), progress.TextColumn("{task.description}")]
-    bar = progress.Progress(*columns, progress.TimeRemainingColumn(), console=console.Console(stderr=True))
-    bar.add_task("compiling", total=total, completed=step)
+    screen = console.Console(stderr=True)
+    text = progress.TextColumn("{task.description}", markup=False, table_column=table.Column(no_wrap=True, overflow="ellipsis"))
+    columns = (text,) if screen.width < WIDE else (progress.BarColumn(bar_width=20), text)
+    bar = progress.Progress(*columns, console=screen)
+    bar.add_task(f"{step:,}/{total:,}  compiling", total=total, completed=step)
     bar.start()
     return bar
 
