@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,11 +78,39 @@ def place(preset: machines.Preset) -> fit.Place:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_fits_the_hardware_that_it_names(name: str) -> None:
     made = load(name)
-    preset = next(line for line in recipes.paths()[name].read_text().split("\n") if line.startswith("preset: "))[8:]
+    preset = preset_of(name)
     verdict = fit.judge(made, made.expects.llama(), place(preset))
     assert verdict.fits and verdict.remat == machines.MACHINES[preset].remat, verdict
     assert f"Hardware: {preset}" in _flat(name)
     assert made.batch_rows(512) % machines.MACHINES[preset].chips == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_header_says_where_inputs_come_from_and_how_to_start_on_one_host(name: str) -> None:
+    header, made = _flat(name), load(name)
+    assert re.search(r"Result: .* Inputs: .* Data: ", header) and f"zhllama train --config configs/{name}.yaml" in header
+    adapters = {Path(adapter).parent.name.replace("13b_plus", "13b") for adapter in made.adapters}
+    assert all(before in header.split("Inputs: ")[1] for before in adapters)
+    assert made.adapters or "github.com/ymcui/Chinese-LLaMA-Alpaca" in header
+    hours = re.search(
+        r"Hardware: ([\w-]+).*? about (\d+) hours .*This version starts on one host.* --preset ([\w-]+) fits \(about (\d+) h", header
+    )
+    assert (hours is None) == (preset_of(name) not in ("v5e-16", "v4-32"))
+    if hours:
+        there, here = (speed(machines.MACHINES[preset]) for preset in (hours[1], hours[3]))
+        assert int(hours[4]) == pytest.approx(int(hours[2]) * there / here, rel=0.05)
+        other = load(name, "--preset", hours[3])
+        assert fit.judge(other, other.expects.llama(), place(hours[3])).fits
+
+
+def preset_of(name: str) -> str:
+    """The preset that a recipe names."""
+    return next(line for line in recipes.paths()[name].read_text().split("\n") if line.startswith("preset: "))[8:]
+
+
+def speed(machine: machines.Machine) -> float:
+    """FLOP/s of all its chips."""
+    return machine.chips * machines.chip(machine.chip).flops["bfloat16"]
 
 
 @pytest.mark.parametrize("name", OURS)
