@@ -37,6 +37,20 @@ def test_dots_stand_on_a_logarithmic_scale() -> None:
     assert ">–</text>" in picture and "none: –" in picture
 
 
+def test_no_line_goes_through_a_figure() -> None:
+    """Figures end at the right edge, and what is drawn through all rows keeps away from it: 22 % of a phone's 170 pixels hold them."""
+    rows = [
+        charts.Dot("base", 100.0),
+        charts.Dot("tune", 9.5),
+        charts.Dot("5-gram", 10.0, reference=True),
+        charts.Dot("other", 100.0, True),
+    ]
+    picture = charts.dots(rows, name="p", title="T", domain=(1.0, 100.0))
+    assert re.findall(r'<text x="([^"]+)" y="\d+" text-anchor="(\w+)" class="value"', picture) == [("100%", "end")] * len(rows)
+    lines = numbers(r'<line x1="([\d.]+)%" x2="[\d.]+%" y1="0" y2="\d+" class="(?:reference|grid)"', picture)
+    assert len(lines) > 2 and max(lines) == charts.SCALE <= 78
+
+
 @pytest.mark.parametrize(
     ("values", "domain"),
     [([], None), ([None, 0.0, -1.0, math.nan, math.inf], None), ([2.0], (2 / 1.5, 3.0)), ([1.0, 8.0, None], (1.0, 8.0))],

@@ -17,6 +17,8 @@ PLOT_HEIGHT = 190
 MAX_POINTS = 400
 GUTTER_COLUMNS, NAME_COLUMNS = 17, 24
 COLUMN_PIXELS = 7.5
+SCALE = 78
+"""Per cent of a dot plot's width that its scale takes; what is left has room for a figure on a phone, and no line goes there."""
 CANVAS = 1000
 """Side of the inner drawing that is stretched to the plot."""
 
@@ -83,7 +85,7 @@ def bars(groups: Sequence[Group], *, name: str, title: str) -> markup.Html:
 
 
 def dots(rows: Sequence[Dot], *, name: str, title: str, domain: Point) -> markup.Html:
-    """One value for each row on a logarithmic scale, small ones left; references are lines through all rows.
+    """One value for each row on a logarithmic scale, small ones left; references are lines through all rows, figures a column behind.
 
     Args:
       rows: from top to bottom.
@@ -96,7 +98,7 @@ def dots(rows: Sequence[Dot], *, name: str, title: str, domain: Point) -> markup
     def place(value: float | None) -> str | None:
         if value is None or not math.isfinite(value) or value <= 0:
             return None
-        return _per_cent(2 + 84 * (math.log(value) - low) / (high - low))
+        return _per_cent(2 + (SCALE - 2) * (math.log(value) - low) / (high - low))
 
     height = ROW * len(rows)
     drawn: list[markup.Html] = []
@@ -113,7 +115,7 @@ def dots(rows: Sequence[Dot], *, name: str, title: str, domain: Point) -> markup
         if x:
             kind = "baseline" if row.reference else "measured"
             drawn.append(_element("circle", _title(f"{row.name}: {shown}"), cx=x, cy=y, r=5, class_=kind))
-        drawn.append(_text(shown, x=x or 0, y=y + 4, dx=10, class_="value"))
+        drawn.append(_text(shown, x="100%", y=y + 4, text_anchor="end", class_="value"))
     words = "; ".join(f"{row.name}: {figures.number(row.value)}" for row in rows)
     gutter = max((lines_lib.width(_cut(row.name)) for row in rows), default=0) * COLUMN_PIXELS + 14
     return _picture(drawn, name=name, title=title, description=words, height=height, class_="dots", gutter=gutter)
