@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import pytest
 
+from zhllama_jax.cli import program
 from zhllama_jax.convert import llama_hf, manifest
 from zhllama_jax.model import config as model_config
 from zhllama_jax.model import llama
@@ -30,3 +31,12 @@ def base_model(tmp_path_factory: pytest.TempPathFactory, english_pieces: Path) -
 def tuned_model(tmp_path_factory: pytest.TempPathFactory, english_pieces: Path) -> Path:
     """The same weights, said to be tuned with the alpaca template."""
     return save(tmp_path_factory.mktemp("models") / "tuned", english_pieces, prompt=manifest.Prompt("alpaca"))
+
+
+@pytest.fixture(scope="session")
+def merged_pieces(tmp_path_factory: pytest.TempPathFactory, english_pieces: Path, chinese_pieces: Path) -> Path:
+    """The English tokenizer with Chinese pieces behind."""
+    path = tmp_path_factory.mktemp("merged") / "merged.model"
+    words = ["tokenizer", "merge", "--base", str(english_pieces), "--added", str(chinese_pieces), "--output", str(path)]
+    assert program.run([*words, "--proof_strings", "100"]) == 0
+    return path

@@ -1,5 +1,6 @@
 """A model written anew is the same model."""
 
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -68,3 +69,21 @@ def test_a_model_of_ours_is_replaced_when_told(base_model: Path, tmp_path: Path)
     assert program.run([*words, "bfloat16", "--overwrite"]) == 0
     assert manifest.fingerprint(tmp_path / "out") != manifest.fingerprint(base_model)
     assert llama_hf.load(tmp_path / "out").history[-1] == {"step": "convert", "dtype": "bfloat16"}
+
+
+def test_what_was_changed_gets_no_new_manifest(
+    base_model: Path, merged_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One bit of one weight: no verb writes the model anew, as if nothing had happened, and the check that is named tells which weight."""
+    model = shutil.copytree(base_model, tmp_path / "model")
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + bytes([weights.read_bytes()[-1] ^ 1]))
+    resize = ["resize", "--model", str(model), "--tokenizer", str(merged_pieces)]
+    for words in (["convert", "--input", str(model)], resize):
+        assert program.run([*words, "--output", str(tmp_path / "out")]) == 1
+        told = capsys.readouterr().err
+        assert f"{weights}: lm_head.weight is not what zhllama.json beside it records" in told
+        assert not (tmp_path / "out").exists()
+    [check] = re.findall(r"`zhllama (verify [^`]+)`", told)
+    assert program.run(shlex.split(check)) == 1
+    assert "lm_head.weight" in capsys.readouterr().out

@@ -10,15 +10,6 @@ from zhllama_jax.cli import program
 from zhllama_jax.convert import llama_hf, safetensors_io
 
 
-@pytest.fixture(scope="session")
-def merged_pieces(tmp_path_factory: pytest.TempPathFactory, english_pieces: Path, chinese_pieces: Path) -> Path:
-    """The English tokenizer with Chinese pieces behind."""
-    path = tmp_path_factory.mktemp("merged") / "merged.model"
-    words = ["tokenizer", "merge", "--base", str(english_pieces), "--added", str(chinese_pieces), "--output", str(path)]
-    assert program.run([*words, "--proof_strings", "100"]) == 0
-    return path
-
-
 def resize(model: Path, tokenizer: Path, output: Path, *words: str) -> int:
     return program.run(["resize", "--model", str(model), "--tokenizer", str(tokenizer), "--output", str(output), *words])
 

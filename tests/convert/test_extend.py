@@ -117,6 +117,7 @@ def test_rows_without_a_piece_give_way_to_new_ones(
         llama_hf.save(tmp_path / name, config=shape, params=weights, tokenizer=tokenizer)
         # `save` takes special ids from the tokenizer; those of a checkpoint from elsewhere may be others.
         files.write_json(tmp_path / name / "config.json", config_hf.to_json(shape, "float32"))
+        (tmp_path / name / manifest.FILE).unlink()
         done = extend.run(tmp_path / name, merged, tmp_path / f"{name} grown")
         assert done.config.pad_token_id == merged.pad_id
         assert (done.before, done.unused) == (shape.vocab_size, shape.vocab_size - count)

@@ -1,6 +1,7 @@
 """Model directories: in and out unchanged, equal to transformers, refused clearly."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,12 +193,29 @@ def test_mixed_dtypes_are_read_as_float32_and_not_written_unasked(
     tensors = safetensors.numpy.load_file(path)
     tensors["model.layers.0.mlp.up_proj.weight"] = tensors["model.layers.0.mlp.up_proj.weight"].astype(np.float16)
     safetensors.numpy.save_file(tensors, path)
+    (tmp_path / "m" / manifest.FILE).unlink()
     loaded = llama_hf.load(tmp_path / "m")
     assert {leaf.dtype for leaf in tree.flatten(loaded.params).values()} == {np.dtype(np.float32)}
     assert "read as float32" in loaded.notes[0]
     mixed = {**params, "norm": {"weight": params["norm"]["weight"].astype(np.float16)}}
     with pytest.raises(ValueError, match="several dtypes"):
         llama_hf.save(tmp_path / "n", config=config, params=mixed, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numbers_that_are_none_are_refused_by_name(
+    tmp_path: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: processor.Tokenizer, dtype: str
+) -> None:
+    llama_hf.save(tmp_path / "m", config=config, params=params, tokenizer=tokenizer, dtype=dtype)
+    (tmp_path / "m" / manifest.FILE).unlink()
+    path = tmp_path / "m" / safetensors_io.SINGLE
+    tensors = safetensors.numpy.load_file(path)
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name][2, 3], tensors[name][4, 5] = np.nan, np.inf
+    safetensors.numpy.save_file(tensors, path)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: {re.escape(name)} holds 2 of 2,816 numbers that are NaN or infinite"):
+        llama_hf.load(tmp_path / "m")
+    assert llama_hf.load(tmp_path / "m", as_found=True).config == config
 
 
 def test_tied_head_may_be_stored_if_it_is_equal(
@@ -209,6 +227,7 @@ def test_tied_head_may_be_stored_if_it_is_equal(
     tensors = safetensors.numpy.load_file(path)
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     safetensors.numpy.save_file(tensors, path)
+    (tmp_path / "m" / manifest.FILE).unlink()
     assert "lm_head" not in llama_hf.load(tmp_path / "m").params
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
     safetensors.numpy.save_file(tensors, path)
@@ -256,5 +275,6 @@ def test_other_directories_are_explained(
     config_path = tmp_path / "m" / "config.json"
     config_path.write_text(json.dumps({**json.loads(config_path.read_text()), "vocab_size": config.vocab_size + 1}))
     (tmp_path / "m" / "tokenizer.json").unlink()
+    (tmp_path / "m" / manifest.FILE).unlink()
     with pytest.raises(ValueError, match=r"model\.embed_tokens\.weight has shape"):
         llama_hf.load(tmp_path / "m")

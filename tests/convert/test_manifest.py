@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.numpy
 
 from zhllama_jax.convert import llama_hf, manifest, safetensors_io
 from zhllama_jax.model import config as config_lib
@@ -43,6 +44,41 @@ def test_one_flipped_bit_names_file_and_tensor(directory: Path) -> None:
     name, entry = next(iter(safetensors_io.header(shard).items()))
     change(shard, -(shard.stat().st_size - 8 - int.from_bytes(shard.read_bytes()[:8], "little")) + entry.begin)
     assert manifest.verify(directory) == [f"{shard.name} has other contents than the manifest says: {name}"]
+
+
+def test_what_was_changed_is_not_read(directory: Path) -> None:
+    """Weights by tensor, as they are read; configuration and tokenizer before. What decides no number is the user's to change."""
+    (directory / "generation_config.json").write_text("{}")
+    (directory / "README.md").unlink()
+    llama_hf.load(directory)
+    shard = sorted(directory.glob("*.safetensors"))[1]
+    name = list(safetensors_io.header(shard))[-1]
+    for path, told in ((shard, f"{shard}: {name}"), (directory / "config.json", str(directory / "config.json"))):
+        before = path.read_bytes()
+        path.write_bytes(before.replace(b"1e-06", b"1e-05") if path.suffix == ".json" else before[:-1] + bytes([before[-1] ^ 1]))
+        with pytest.raises(ValueError, match=re.escape(f"{told} is not what zhllama.json beside it records")) as refused:
+            llama_hf.load(directory)
+        assert f"`zhllama verify --left {directory}`" in str(refused.value)
+        assert llama_hf.load(directory, as_found=True).fingerprint is None
+        path.write_bytes(before)
+    with (directory / "tokenizer.model").open("ab") as file:
+        file.write(bytes([0x9A, 0x06, 0x00]))  # an empty field of protobuf that nothing reads
+    with pytest.raises(ValueError, match=r"tokenizer\.model is not what"):
+        llama_hf.load(directory)
+    (directory / manifest.FILE).unlink()
+    assert llama_hf.load(directory).prompt is None, "without the manifest it is taken as it is"
+
+
+def test_other_shards_of_the_same_numbers_are_read(directory: Path, tmp_path: Path) -> None:
+    numbers = {}
+    for shard in sorted(directory.glob("*.safetensors")):
+        numbers |= safetensors.numpy.load_file(shard)
+        shard.unlink()
+    (directory / safetensors_io.INDEX).unlink()
+    safetensors.numpy.save_file(numbers, directory / safetensors_io.SINGLE)
+    recorded = manifest.read(directory, "model")
+    assert recorded is not None
+    assert llama_hf.load(directory, digest=True).fingerprint == recorded["fingerprint"]
 
 
 def test_swapped_shards_of_one_size_are_found(

@@ -269,6 +269,11 @@ def test_changed_weights_or_scales_are_found(save: Callable[..., Path], config: 
     edit(directory, lora_alpha=9)
     with pytest.raises(ValueError, match="changed after training"):
         peft.load(directory)
+    directory = save("other", lora=random_lora(config, LORA), lora_config=LORA)
+    weights = directory / peft.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ValueError, match=r"layers\.1\.\S+ is not what zhllama\.json beside it records"):
+        peft.load(directory)
 
 
 def drop(text: str) -> Callable[[dict[str, np.ndarray]], Any]:
@@ -286,6 +291,10 @@ BROKEN: dict[str, tuple[Callable[[dict[str, np.ndarray]], Any], str]] = {
     "norm": (lambda tensors: tensors.update({"base_model.model.model.norm.weight": np.ones(32, np.float32)}), "no LoRA factor"),
     "rank": (lambda tensors: tensors.update({f"{Q}.lora_A.weight": np.ones((2, 32), np.float32)}), "says rank 3"),
     "width": (lambda tensors: tensors.update({f"{Q}.lora_A.weight": np.ones((3, 30), np.float32)}), "differ in shape between layers"),
+    "no number": (
+        lambda tensors: tensors[f"{Q}.lora_B.weight"].fill(np.nan),
+        r"q_proj\.lora_B\.weight holds 96 of 96 numbers that are NaN",
+    ),
     "vector": (lambda tensors: tensors.update({f"{Q}.lora_A.weight": np.ones(3, np.float32)}), "must be a matrix"),
     "rows unnamed": (
         lambda tensors: tensors.update({"base_model.model.lm_head.token_adapter.trainable_tokens_delta": np.ones((3, 32), np.float32)}),

@@ -72,7 +72,7 @@ def merge(
     prompt = _prompt(manifest.prompt(contents), loaded)
     history = _history(contents["history"] if contents else [], loaded, base=model, fingerprint=fingerprint)
     generation = model / llama_hf.GENERATION
-    with llama_hf.open_weights(model, config) as reader:
+    with llama_hf.open_weights(model, config, digest=fingerprint is not None) as reader:
         dtype = dtype or _stored_dtype(reader, model)
         written = llama_hf.write(
             output,
@@ -92,7 +92,7 @@ def merge(
 def load(model: str | Path, adapters: Sequence[str | Path] = (), *, dtype: str | None = None, force: bool = False) -> Loaded:
     """A model with adapters folded in, in memory: the weights that `merge` would write, and the tokenizer.
 
-    Where an adapter says which base it belongs to, the base's weights are digested as they are read: its manifest is not trusted.
+    Where an adapter says which base it belongs to, the base's weights are digested as they are read.
 
     Args:
       model: the base model's directory.
@@ -219,10 +219,8 @@ def _stream(
     where: Path,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The folded tensors, one at a time; fails at the end if what was read is not the base of that fingerprint."""
-    described = {}
     for tensor in names.tensors(config):
         value = reader.read(tensor.name)
-        described[tensor.name] = safetensors_io.describe(value)
         path = tensor.path.removeprefix("params/").removesuffix("/kernel")
         if tensor.form == "kernel" and (factors := _factors(adapters, path)):
             value = value.astype(np.float32)
@@ -232,7 +230,7 @@ def _stream(
         if tensor.form == "rows":
             value = _with_rows(value, path, adapters)
         yield tensor.name, value
-    if fingerprint is not None and manifest.fingerprint_by_reading(reader, described) != fingerprint:
+    if fingerprint is not None and manifest.fingerprint_by_reading(reader) != fingerprint:
         raise ValueError(f"{where}: the weights are not those that {manifest.FILE} records; `zhllama verify` says which differ")
 
 

@@ -55,35 +55,29 @@ class Checkpoint(NamedTuple):
     fingerprint: str | None = None
 
 
-def load(directory: str | Path, *, dtype: str | None = None, digest: bool = False) -> Checkpoint:
+def load(directory: str | Path, *, dtype: str | None = None, digest: bool = False, as_found: bool = False) -> Checkpoint:
     """Reads a model directory.
 
     Args:
       directory: holds `config.json` and safetensors.
       dtype: "float32", "float16" or "bfloat16" for all weights; None keeps the stored one.
       digest: make the fingerprint of what is read (about a second per gigabyte).
+      as_found: see `open_weights`.
 
     Raises:
       FileNotFoundError: something is not there.
-      ValueError: another kind of model or tokenizer, a setting that is not supported, or tensors that do not fit the configuration.
+      ValueError: another kind of model or tokenizer, a setting that is not supported, tensors that do not fit the configuration, or see
+        `manifest.hold`.
     """
     directory = Path(directory)
     config, notes = _read_config(directory)
     if not tokenizer_hf.require_sentencepiece(directory):
         notes.append(f"{directory} has no tokenizer")
     contents = manifest.read(directory, "model")
-    with open_weights(directory, config) as reader:
+    with open_weights(directory, config, digest=digest, as_found=as_found) as reader:
         target = parse_dtype(dtype) if dtype else _stored_dtype(reader, notes)
-        described: dict[str, dict[str, Any]] = {}
-
-        def read(name: str) -> np.ndarray:
-            value = reader.read(name)
-            if digest:
-                described[name] = safetensors_io.describe(value)
-            return cast(name, value, target)
-
-        params = names.collect(config, read)
-        fingerprint = manifest.fingerprint_by_reading(reader, described) if digest else None
+        params = names.collect(config, lambda name: cast(name, reader.read(name), target))
+        fingerprint = manifest.fingerprint_by_reading(reader) if digest else None
         notes += reader.notes
     generation = directory / GENERATION
     return Checkpoint(
@@ -108,14 +102,24 @@ def load_prompt(directory: str | Path) -> manifest.Prompt | None:
     return manifest.prompt(manifest.read(directory, "model"))
 
 
-def open_weights(directory: str | Path, config: config_lib.LlamaConfig) -> safetensors_io.Reader:
-    """Opens a directory's weights after holding them against the configuration.
+def open_weights(
+    directory: str | Path, config: config_lib.LlamaConfig, *, digest: bool = False, as_found: bool = False
+) -> safetensors_io.Reader:
+    """Opens a directory's weights after holding them against the configuration; as they are read they are held against the manifest.
+
+    Args:
+      directory: holds `config.json` and safetensors.
+      config: what it should hold.
+      digest: see `manifest.hold`.
+      as_found: read whatever is there, also what is not as the manifest says, and what are no numbers: to compare it.
 
     Raises:
-      FileNotFoundError, ValueError: see `safetensors_io.open_model` and `names.check`.
+      FileNotFoundError, ValueError: see `safetensors_io.open_model`, `manifest.hold` and `names.check`.
     """
     reader = safetensors_io.open_model(directory)
     try:
+        if not as_found:
+            manifest.hold(directory, "model", reader, beside=(CONFIG, tokenizer_hf.MODEL), digest=digest)
         shapes = reader.shapes
         if config.tie_word_embeddings and _ties(reader):
             del shapes["lm_head.weight"]
@@ -248,7 +252,7 @@ def cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return array
     with np.errstate(over="ignore"):
         result = array.astype(dtype)
-    if dtype == np.float16 and not np.isfinite(result).all():
+    if dtype == np.float16 and safetensors_io.not_finite(result):
         largest = np.abs(array.astype(np.float32)).max()
         raise ValueError(f"{name} holds numbers up to {largest:g}, beyond float16's 65504: store the model as bfloat16 or float32")
     return result
@@ -267,8 +271,7 @@ def _ends(generation: Mapping[str, Any]) -> list[int]:
 
 
 def _read_config(directory: Path) -> tuple[config_lib.LlamaConfig, list[str]]:
-    if not directory.is_dir():
-        raise FileNotFoundError(f"{directory} not found: expected a Hugging Face model directory")
+    files.expect_folder(directory, "a Hugging Face model directory")
     if (directory / "adapter_config.json").is_file() and not (directory / CONFIG).is_file():
         raise ValueError(f"{directory} is an adapter, not a model: give its base model, and this directory as an adapter")
     return config_hf.read(directory / CONFIG)

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
+
 from zhllama_jax import files, templates
 from zhllama_jax.convert import names, safetensors_io
 
@@ -122,6 +124,43 @@ def digest(tensors: Mapping[str, Mapping[str, Any]], *more: str) -> str:
 
 
 def fingerprint(directory: str | Path) -> str:
+def hold(directory: str | Path, kind: Kind, reader: safetensors_io.Reader, *, beside: Iterable[str] = (), digest: bool = False) -> None:
+    """Has every tensor of a reader looked at as it is read: it holds numbers, and they are those that the directory's manifest records.
+
+    Args:
+      directory: what the reader reads; without a manifest there is nothing to hold numbers against.
+      kind: what it should be.
+      reader: opened, nothing read; keeps in `described` what the digests were made for.
+      beside: files of the directory that decide about numbers too, looked at here and now.
+      digest: describe the tensors also where there is no manifest.
+
+    Raises:
+      ValueError: a file beside was changed, or see `read`; later, of `reader.read`, with the name of a tensor.
+    """
+    directory = Path(directory)
+    contents = read(directory, kind)
+    recorded = contents["tensors"] if contents else None
+    for name in beside:
+        entry = contents["files"].get(name) if contents else None
+        if entry and (directory / name).is_file() and files.sha256(directory / name) != entry["sha256"]:
+            raise ValueError(f"{directory / name}{_changed(directory)}")
+
+    def look(path: Path, name: str, array: np.ndarray) -> None:
+        if count := safetensors_io.not_finite(array):
+            raise ValueError(
+                f"{path}: {name} holds {count:,} of {array.size:,} numbers that are NaN or infinite: the file is damaged, or the training "
+                "that made it went astray; take a sound copy"
+            )
+        if (recorded is None and not digest) or names.IGNORED.fullmatch(name):
+            return
+        said = safetensors_io.describe(array)
+        if recorded is not None and (name not in recorded or any(recorded[name][key] != value for key, value in said.items())):
+            raise ValueError(f"{path}: {name}{_changed(directory)}")
+        reader.described[name] = said
+
+    reader.look = look
+
+
     """The fingerprint of a model directory: from its manifest if the weights still have their sizes, otherwise by reading them all."""
     contents = read(directory, "model")
     if contents is not None and not any(_weights(directory, contents)):
@@ -130,9 +169,9 @@ def fingerprint(directory: str | Path) -> str:
         return fingerprint_by_reading(reader)
 
 
-def fingerprint_by_reading(reader: safetensors_io.Reader, described: Mapping[str, Mapping[str, Any]] | None = None) -> str:
-    """The fingerprint of a model's opened weights, whatever a manifest says; tensors in `described` are not read again."""
-    known = described or {}
+def fingerprint_by_reading(reader: safetensors_io.Reader) -> str:
+    """The fingerprint of a model's opened weights, whatever a manifest says; tensors that the reader described are not read again."""
+    known = reader.described
     rest = (name for name in reader.entries if name not in known and not names.IGNORED.fullmatch(name))
     return digest({**known, **{name: safetensors_io.describe(reader.read(name)) for name in rest}})
 
@@ -211,3 +250,11 @@ def _which_tensors(path: Path, recorded: Mapping[str, Any]) -> str:
 
 def _article(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+def _changed(directory: Path) -> str:
+    """That something is not as it was written, and what to do, as the end of a sentence."""
+    return (
+        f" is not what {FILE} beside it records: it was changed after zhllama wrote it. `zhllama verify --left {directory}` says what "
+        f"differs; who wants the directory as it is now removes its {FILE}"
+    )
+
+

@@ -164,8 +164,7 @@ def load(directory: str | Path) -> Adapter:
         missing; weights that are not those of the manifest.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(f"{directory} not found: expected an adapter directory")
+    files.expect_folder(directory, "an adapter directory")
     settings, notes = peft_config.read(directory / CONFIG)
     if not (directory / WEIGHTS).is_file():
         stale = (
@@ -176,10 +175,10 @@ def load(directory: str | Path) -> Adapter:
         raise FileNotFoundError(f"{directory} has no {WEIGHTS}{stale}")
     contents = manifest.read(directory, "adapter")
     with safetensors_io.Reader([directory / WEIGHTS]) as reader:
+        manifest.hold(directory, "adapter", reader, beside=(tokenizer_hf.MODEL,), digest=True)
         lora, rows = _parse(reader, settings, where=str(directory))
-        described = dict(manifest.describe(reader))
     scales = {path: leaf.tolist() for path, leaf in tree.flatten(lora).items() if path.endswith("/scale")}
-    digest = manifest.fingerprint_of(described, {"scales": scales})
+    digest = manifest.fingerprint_of(reader.described, {"scales": scales})
     if contents is not None and digest != contents["fingerprint"]:
         raise ValueError(f"{directory}: weights or scales are not those that {manifest.FILE} records; they were changed after training")
     facts = _facts(contents, directory)

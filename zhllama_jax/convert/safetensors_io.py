@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ DTYPES: dict[str, np.dtype] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 _ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_EXPONENT_BITS = {"F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80}
+_LOOKED_AT = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,200}\.safetensors")
 _MAX_HEADER = 100_000_000
@@ -40,6 +42,10 @@ _MAX_DIMS = 64
 
 Plan = Mapping[str, tuple[str, tuple[int, ...]]]
 """(dtype as in `DTYPES`, shape) of each tensor to write, in the order in which they will come."""
+
+
+Look = Callable[[Path, str, np.ndarray], None]
+"""Sees the file, name and numbers of a tensor that is read before anybody else does, and may refuse it."""
 
 
 class Entry(NamedTuple):
@@ -140,11 +146,15 @@ class Reader:
     Attributes:
       entries: what the headers say, by tensor name.
       notes: what is odd in the directory and harmless.
+      look: sees every tensor as it is read; None for nobody.
+      described: what `describe` says of tensors that were read, as far as `look` asked.
     """
 
     def __init__(self, paths: Iterable[Path], notes: Iterable[str] = ()):
         self.entries: dict[str, Entry] = {}
         self.notes = list(notes)
+        self.look: Look | None = None
+        self.described: dict[str, dict[str, Any]] = {}
         self._path: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
         self._stack = contextlib.ExitStack()
@@ -168,14 +178,17 @@ class Reader:
         """One tensor's numbers.
 
         Raises:
-          ValueError: its dtype is not float32, float16 or bfloat16.
+          ValueError: its dtype is not float32, float16 or bfloat16, or see `look`.
         """
         path, entry = self._path[name], self.entries[name]
         if entry.dtype not in DTYPES:
             raise ValueError(f"{path}: {name} is {entry.dtype}; weights are read from {', '.join(DTYPES)}")
         if path not in self._open:
             self._open[path] = self._stack.enter_context(safetensors.safe_open(path, framework="np"))
-        return self._open[path].get_tensor(name)
+        array = self._open[path].get_tensor(name)
+        if self.look is not None:
+            self.look(path, name, array)
+        return array
 
     def close(self) -> None:
         """Closes the files."""
@@ -197,8 +210,7 @@ def open_model(directory: str | Path) -> Reader:
       ValueError: the weights have another format, or index and shards disagree.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(f"{directory} not found: expected a Hugging Face model directory")
+    files.expect_folder(directory, "a Hugging Face model directory")
     has_single, has_index = (directory / SINGLE).is_file(), (directory / INDEX).is_file()
     if has_single and has_index:
         raise ValueError(f"{directory} holds both {SINGLE} and {INDEX}: remove the one that is out of date")
@@ -316,6 +328,15 @@ def describe(array: np.ndarray) -> dict[str, Any]:
     """dtype, shape and sha256 of a tensor's numbers: what a manifest says about it."""
     digest = hashlib.sha256(_octets(np.asarray(array, order="C"))).hexdigest()
     return {"dtype": dtype_name(array.dtype), "shape": list(array.shape), "sha256": digest}
+
+
+def not_finite(array: np.ndarray) -> int:
+    """How many numbers of a tensor are NaN or infinite: those that have all bits of the exponent."""
+    exponent = _EXPONENT_BITS[dtype_name(array.dtype)]
+    bits = np.asarray(array, order="C").reshape(-1).view(f"u{array.itemsize}")
+    rest = (1 << 8 * array.itemsize - 1) - 1  # all bits but the sign
+    parts = (bits[start : start + _LOOKED_AT] & rest for start in range(0, bits.size, _LOOKED_AT))
+    return sum(int((part >= exponent).sum()) for part in parts if part.max() >= exponent)
 
 
 def dtype_name(dtype: np.dtype) -> str:

@@ -47,7 +47,8 @@ def compare(left: str | Path, right: str | Path, *, logits: bool = False) -> dic
     """
     configs = [llama_hf.load_config(directory) for directory in (left, right)]
     fields = [dataclasses.asdict(config) for config in configs]
-    with llama_hf.open_weights(left, configs[0]) as first, llama_hf.open_weights(right, configs[1]) as second:
+    readers = [llama_hf.open_weights(directory, config, as_found=True) for directory, config in zip((left, right), configs, strict=True)]
+    with readers[0] as first, readers[1] as second:
         tensors = _compare_tensors(first, second)
     report = {
         "left": str(left),
@@ -115,7 +116,7 @@ def prompts(vocab_size: int) -> np.ndarray:
 
 def our_logits(directory: str | Path, tokens_BT: np.ndarray) -> np.ndarray:
     """Float32 logits [B, T, V] of a model directory, computed in float32."""
-    checkpoint = llama_hf.load(directory, dtype="float32")
+    checkpoint = llama_hf.load(directory, dtype="float32", as_found=True)
     config = checkpoint.config
 
     @jax.jit

@@ -86,9 +86,9 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
     stage, directory = experiment.choice, Path(experiment.model)
     if experiment.expects is not None:
         experiment.expects.check(llama_hf.load_config(directory), where=experiment.model)
-    checkpoint = llama_hf.load(directory)
+    checkpoint = llama_hf.load(directory, digest=True)
     loaded = [peft.load(path) for path in experiment.adapters]
-    fingerprint = manifest.fingerprint(directory)
+    fingerprint = checkpoint.fingerprint
     for note in checkpoint.notes + [note for adapter in loaded for note in adapter.notes]:
         say(f"note: {note}")
     for note in fold.check(checkpoint.config, loaded, fingerprint=fingerprint, base=directory):
