@@ -106,24 +106,6 @@ def prompt(contents: Mapping[str, Any] | None) -> Prompt | None:
     return Prompt(value["template"], value["boundary"], value.get("turns", "open"))
 
 
-def grown_from(contents: Mapping[str, Any] | None) -> list[str]:
-    """Fingerprints of the models from which a model differs by new vocabulary rows alone, the last one first."""
-    found: list[str] = []
-    for step in reversed((contents or {}).get("history", [])):
-        base = step.get("base_fingerprint") if isinstance(step, dict) and step.get("step") == "resize" else None
-        if not isinstance(base, str):
-            break
-        found.append(base)
-    return found
-
-
-def digest(tensors: Mapping[str, Mapping[str, Any]], *more: str) -> str:
-    """One digest of many tensors, each described by dtype, shape and sha256, in any order, and of further lines."""
-    lines = [f"{name} {entry['dtype']} {entry['shape']} {entry['sha256']}" for name, entry in sorted(tensors.items())]
-    return hashlib.sha256("\n".join([*lines, *more]).encode()).hexdigest()
-
-
-def fingerprint(directory: str | Path) -> str:
 def hold(directory: str | Path, kind: Kind, reader: safetensors_io.Reader, *, beside: Iterable[str] = (), digest: bool = False) -> None:
     """Has every tensor of a reader looked at as it is read: it holds numbers, and they are those that the directory's manifest records.
 
@@ -161,6 +143,24 @@ def hold(directory: str | Path, kind: Kind, reader: safetensors_io.Reader, *, be
     reader.look = look
 
 
+def grown_from(contents: Mapping[str, Any] | None) -> list[str]:
+    """Fingerprints of the models from which a model differs by new vocabulary rows alone, the last one first."""
+    found: list[str] = []
+    for step in reversed((contents or {}).get("history", [])):
+        base = step.get("base_fingerprint") if isinstance(step, dict) and step.get("step") == "resize" else None
+        if not isinstance(base, str):
+            break
+        found.append(base)
+    return found
+
+
+def digest(tensors: Mapping[str, Mapping[str, Any]], *more: str) -> str:
+    """One digest of many tensors, each described by dtype, shape and sha256, in any order, and of further lines."""
+    lines = [f"{name} {entry['dtype']} {entry['shape']} {entry['sha256']}" for name, entry in sorted(tensors.items())]
+    return hashlib.sha256("\n".join([*lines, *more]).encode()).hexdigest()
+
+
+def fingerprint(directory: str | Path) -> str:
     """The fingerprint of a model directory: from its manifest if the weights still have their sizes, otherwise by reading them all."""
     contents = read(directory, "model")
     if contents is not None and not any(_weights(directory, contents)):
@@ -248,8 +248,6 @@ def _which_tensors(path: Path, recorded: Mapping[str, Any]) -> str:
     return f": {names.listed(differing)}" if differing else ": only the header"
 
 
-def _article(kind: str) -> str:
-    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 def _changed(directory: Path) -> str:
     """That something is not as it was written, and what to do, as the end of a sentence."""
     return (
@@ -258,3 +256,5 @@ def _changed(directory: Path) -> str:
     )
 
 
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
