@@ -271,7 +271,8 @@ def _ends(generation: Mapping[str, Any]) -> list[int]:
 
 
 def _read_config(directory: Path) -> tuple[config_lib.LlamaConfig, list[str]]:
-    files.expect_folder(directory, "a Hugging Face model directory")
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory} not found: expected a Hugging Face model directory")
     if (directory / "adapter_config.json").is_file() and not (directory / CONFIG).is_file():
         raise ValueError(f"{directory} is an adapter, not a model: give its base model, and this directory as an adapter")
     return config_hf.read(directory / CONFIG)

@@ -164,7 +164,8 @@ def load(directory: str | Path) -> Adapter:
         missing; weights that are not those of the manifest.
     """
     directory = Path(directory)
-    files.expect_folder(directory, "an adapter directory")
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory} not found: expected an adapter directory")
     settings, notes = peft_config.read(directory / CONFIG)
     if not (directory / WEIGHTS).is_file():
         stale = (
