@@ -103,6 +103,17 @@ def test_a_header_says_where_inputs_come_from_and_how_to_start_on_one_host(name:
         assert fit.judge(other, other.expects.llama(), place(hours[3])).fits
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_hours_of_a_header_are_those_of_the_estimate(name: str) -> None:
+    made = load(name)
+    hours = fit.hours(made, made.expects.llama(), peak=speed(machines.MACHINES[preset_of(name)]))
+    said = re.search(r"Hardware: .*? about (\d+) hours", _flat(name))
+    untold = {"7b_plus_pretrain", "33b_pretrain", "tinyllama_1b_sft"}  # what their data decide is named beside the hours
+    assert (hours is None) == (name in untold)
+    if hours is not None:
+        assert said and int(said[1]) == pytest.approx(hours, rel=0.05, abs=0.5)
+
+
 def preset_of(name: str) -> str:
     """The preset that a recipe names."""
     return next(line for line in recipes.paths()[name].read_text().split("\n") if line.startswith("preset: "))[8:]

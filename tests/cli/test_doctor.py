@@ -130,6 +130,32 @@ def test_a_cpu_is_sent_to_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Next: zhllama demo" in capsys.readouterr().out
 
 
+def test_every_recipe_that_fits_has_its_hours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small = report(capsys)["recipes"][0]
+    assert small["name"] == "small_cpu" and 0.01 < small["hours"] < 1000, "measured on this CPU"
+    pretend(monkeypatch, "TPU v5 lite", 8, memory=None)
+    seven = report(capsys)["recipes"][1]
+    assert seven["hours"] == pytest.approx(25, rel=0.05), "as its header says"
+    pretend(monkeypatch, "TPU v5 lite", 4, memory=None)
+    assert report(capsys)["recipes"][1]["hours"] == pytest.approx(2 * seven["hours"], rel=0.01)
+    assert program.run(["doctor"]) == 0
+    lines = capsys.readouterr().out.split("\n")
+    assert next(line for line in lines if line.startswith("7b_stage1")).split()[2] == "50"
+    assert next(line for line in lines if line.startswith("33b_sft")).split()[1:3] == ["no", "–"]
+
+
+@pytest.mark.parametrize("name", ["accel0", "vfio/0"])
+def test_a_tpu_that_jax_does_not_see_is_told(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "vfio").mkdir()
+    (tmp_path / "vfio" / "vfio").touch()  # the controller, which is there without any device
+    monkeypatch.setattr(doctor, "DEVICES", tmp_path)
+    assert report(capsys)["machine"]["warning"] is None
+    (tmp_path / name).touch()
+    assert 'pip install "jax[tpu]"' in report(capsys)["machine"]["warning"]
+
+
 def test_a_plugin_that_cannot_start_is_told_and_not_fatal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def broken() -> list[Any]:
         raise RuntimeError("Unable to initialize backend 'cuda': \n no driver")

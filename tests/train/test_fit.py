@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from zhllama_jax.data import config as data_config
 from zhllama_jax.train import config, fit, machines
 
 SFT = config.Experiment(
@@ -81,3 +82,19 @@ def test_rows_are_as_long_as_their_sources_say() -> None:
 
     text = config.Source(text=data_config.TextData(files=("a.txt",), length=128))
     assert fit.row_length(dataclasses.replace(SFT, data=config.Data(sources=(text,)))) == 128
+
+
+def test_hours_follow_from_the_steps_and_the_peak() -> None:
+    hours = fit.hours(SFT, SEVEN, peak=1e15)
+    assert hours is not None and fit.hours(SFT, SEVEN, peak=2e15) == pytest.approx(hours / 2)
+    assert fit.hours(dataclasses.replace(SFT, steps=3), SEVEN, peak=1e15) == pytest.approx(3 * hours)
+    assert hours == pytest.approx(512 * 512 * 4.2 * 7e9 / (fit.UTILISATION * 1e15) / 3600, rel=0.1)
+
+
+def test_hours_of_epochs_are_known_where_every_row_is() -> None:
+    epochs = {"steps": None, "epochs": 2.0}
+    assert fit.hours(dataclasses.replace(SFT, **epochs), SEVEN, peak=1e15) is None, "a store's rows are not counted here"
+    rows = {"files": ("a.json",), "packing": "one"}
+    source = config.Source(sft=data_config.SftData(**rows), share=data_config.Share(max_rows=512))
+    capped = dataclasses.replace(SFT, data=config.Data(sources=(source,)), **epochs)
+    assert fit.hours(capped, SEVEN, peak=1e15) == fit.hours(dataclasses.replace(SFT, steps=2), SEVEN, peak=1e15)

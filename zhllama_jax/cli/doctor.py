@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,10 @@ PURPOSES: Mapping[str, str] = {
 PIECES = 49_953
 """Of the paper's vocabulary."""
 
+DEVICES = Path("/dev")
+TPUS = ("accel[0-9]*", "vfio/[0-9]*")
+"""What a TPU's host has there, of older and of newer machines (on the latter any device that is passed through to a guest)."""
+
 OF_DEVELOPERS = frozenset({"test"})
 
 
@@ -81,7 +86,7 @@ def run(*, json: bool = False) -> None:
     """Shows what this machine has and which recipes fit it.
 
     Versions, devices, the dtypes that are chosen and why, free memory and disk, the extras that are installed, and for every recipe whether
-    it fits or what would make it fit. Nothing is downloaded, written or trained. The memory of a recipe is an estimate.
+    it fits and how long it takes, or what would make it fit. Nothing is downloaded, written or trained: memory and hours are estimates.
 
     Args:
       json: print one JSON object instead.
@@ -165,25 +170,47 @@ def free_ram() -> int:
 
 def _unused_accelerator() -> str | None:
     """A sentence if there is an accelerator that jax does not see."""
-    if any(Path("/dev").glob("nvidia[0-9]*")):
+    if any(DEVICES.glob("nvidia[0-9]*")):
         return 'there is an NVIDIA GPU that jax does not see: pip install "jax[cuda12]" of the installed version of jax (not on Colab)'
-    if any(Path("/dev").glob("accel[0-9]*")):
-        return 'there is a TPU that jax does not see: pip install "jax[tpu]" (not on Colab), and end other programs that use it'
+    if any(any(DEVICES.glob(name)) for name in TPUS):
+        return 'there seems to be a TPU that jax does not see: pip install "jax[tpu]" (not on Colab), and end other programs that use it'
     return None
 
 
 def _recipes(found: Machine) -> Iterator[dict[str, Any]]:
-    """Every recipe with its verdict under this machine's preset; of a pipeline that of its hardest training."""
+    """Every recipe with its verdict under this machine's preset; of a pipeline that of its hardest training, and the hours of all."""
     from zhllama_jax.train import fit
 
+    peak = _peak(found)
     place = fit.Place(found.devices, found.memory, found.host_ram, found.disk, shared=found.backend == "cpu")
     for name, path in recipes.paths().items():
-        trainings = _trainings(path, ["--dtype", _dtype(found)] if found.preset is None else ["--preset", found.preset])
+        trainings = list(_trainings(path, ["--dtype", _dtype(found)] if found.preset is None else ["--preset", found.preset]))
         verdicts = [fit.judge(experiment, config, place, length=length) for experiment, config, length in trainings]
         if verdicts:
             hardest = max(verdicts, key=lambda verdict: (len(verdict.lacks), verdict.device))
-            told = {"advice": advice(hardest, found), "flags": settings(hardest, found)}
+            hours = [fit.hours(experiment, config, peak=peak, length=length) for experiment, config, length in trainings]
+            known = [one for one in hours if one is not None]
+            told: dict[str, Any] = {"advice": advice(hardest, found), "flags": settings(hardest, found)}
+            told["hours"] = round(sum(known), 2) if len(known) == len(hours) else None
             yield {"name": name, "verb": command(path), "file": str(path), **hardest._asdict(), **told}
+
+
+def _peak(found: Machine) -> float:
+    """FLOP/s of all devices: of their data sheet, or, for a CPU and what the table does not know, measured on products of matrices."""
+    import jax
+    import jax.numpy as jnp
+
+    if chip := machines.of_kind(found.kind):
+        return found.devices * chip.flops.get("bfloat16", chip.flops.get("float32", 0.0))
+    side = 1024 if found.backend == "cpu" else 4096
+    matrix = jnp.ones((side, side), _dtype(found))
+    product = jax.jit(jnp.matmul)
+    seconds = []
+    for _ in range(4):  # the first compiles
+        start = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return found.devices * 2 * side**3 / min(seconds)
 
 
 def settings(verdict: "fit.Verdict", found: Machine) -> list[str]:
@@ -259,8 +286,15 @@ def size(count: int) -> str:
     return f"{count / machines.GIB:,.1f} GiB"
 
 
+def duration(hours: float | None) -> str:
+    """Hours, of few with a tenth; a dash for None."""
+    return "–" if hours is None else f"{hours:,.1f}" if hours < 10 else f"{hours:,.0f}"
+
+
 def text(report: Mapping[str, Any]) -> str:
     """The report for people."""
+    from zhllama_jax.train import fit
+
     known = report["versions"]
     found = Machine(**report["machine"])
     head = f"zhllama {known['zhllama-jax']}, Python {known['python']}, {known['system']}"
@@ -277,15 +311,24 @@ def text(report: Mapping[str, Any]) -> str:
     lines += [*_extra_lines(report["extras"]), ""]
     if not report["recipes"]:
         return "\n".join([*lines, "no recipes were found beside the package"])
-    rows = [("recipe", "fits", "device", "host", "disk", "")]
+    rows = [("recipe", "fits", "hours", "device", "host", "disk", "")]
     rows += [
-        (one["name"], "yes" if one["fits"] else "no", size(one["device"]), size(one["host"]), size(one["disk"]), one["advice"])
+        (
+            one["name"],
+            "yes" if one["fits"] else "no",
+            duration(one["hours"] if one["fits"] else None),
+            size(one["device"]),
+            size(one["host"]),
+            size(one["disk"]),
+            one["advice"],
+        )
         for one in report["recipes"]
     ]
     lines += [
-        terminal.table(rows, left=(0, 1, 5)),
+        terminal.table(rows, left=(0, 1, 6)),
         "",
         "Estimates per device, of reading the base, and of checkpoints and results; the base's own files come on top.",
+        f"Hours at {100 * fit.UTILISATION:.0f} % of the devices' peak, computed, not measured; a dash: no fit, or the data decide.",
         "What a device needs was compared with XLA's plans for small float32 models on a CPU alone.",
     ]
     fitting = next((one for one in report["recipes"] if one["fits"] and one["verb"] == "train"), None)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from zhllama_jax.model import config as model_config
 from zhllama_jax.train import config as config_lib
-from zhllama_jax.train import memory, stages
+from zhllama_jax.train import flops, memory, stages
 
 HEADROOM = 0.9
 """Share of the free memory that an estimate may fill."""
@@ -15,6 +15,9 @@ MOST_CHIPS = 512
 
 DIVIDES = "a number of devices that divides batch and width"
 """What a training lacks whose mesh would be refused: every device takes as many sequences, and as much of each weight, as any other."""
+
+UTILISATION = 0.3
+"""Share of the devices' peak that a training is taken to reach."""
 
 STORED = 2
 """Bytes of a weight of a released model, float16 or bfloat16."""
@@ -99,6 +102,25 @@ def judge(experiment: config_lib.Experiment, config: model_config.LlamaConfig, p
     lacks += ["disk"] if disk > HEADROOM * place.disk else []
     chips = None if (fitting and dividing) or place.shared else _chips(experiment, config, place, length, needed, room)
     return Verdict(not lacks, micro_batch, remat, least, host, disk, chips, tuple(lacks))
+
+
+def hours(experiment: config_lib.Experiment, config: model_config.LlamaConfig, *, peak: float, length: int | None = None) -> float | None:
+    """How long a training takes at `UTILISATION` of a peak; None where only its data would say how many steps it has.
+
+    Args:
+      experiment: what is to be trained.
+      config: the model's shape.
+      peak: FLOP/s of all devices together.
+      length: tokens of a row; None takes what the experiment says.
+    """
+    length = length or row_length(experiment)
+    one_each = all(source.sft and source.sft.packing == "one" and source.share.max_rows for source in experiment.data.sources)
+    if experiment.epochs is not None and not one_each:
+        return None
+    rows = sum(source.share.max_rows or 0 for source in experiment.data.sources)
+    tokens = experiment.num_steps(rows=rows, length=length) * experiment.batch_rows(length) * length
+    weights = memory.shapes(config, experiment.choice, experiment.lora)
+    return tokens * flops.per_token(config, weights.leaves, weights.mask, length=length) / (UTILISATION * peak) / 3600
 
 
 def row_length(experiment: config_lib.Experiment) -> int:
