@@ -20,6 +20,7 @@ TESTS = REPOSITORY / "tests"
 LAYERS = {
     "arrays": 0,
     "tree": 0,
+    "beside": 0,
     "files": 0,
     "lines": 0,
     "templates": 0,
@@ -41,7 +42,7 @@ LAYERS = {
     "cli": 6,
     "__main__": 7,
 }
-GROUND_ORDER = ["arrays", "tree", "files", "lines", "templates", "hub"]
+GROUND_ORDER = ["arrays", "tree", "beside", "files", "lines", "templates", "hub"]
 
 # Modules that must import without jax, so that text tools start at once and run on machines that have none.
 JAX_FREE_PACKAGES = ("tokenizer", "cli")

@@ -1,26 +1,30 @@
 """Files that are either whole or not there: write beside, fsync, rename.
 
-Nothing half-written ever stands under a final name. Readers answer with one clear sentence.
-
-What is being written to NAME stands beside it as `.NAME.xxxxxxxx.tmp`, and a directory that is being replaced as
-`.NAME.xxxxxxxx.old/former`; the process at work holds a lock on either. A killed process lets go of its locks: whoever writes to
-NAME next puts a former directory back that nothing has replaced, and removes the rest.
+Nothing half-written ever stands under a final name; `beside` has what a killed process leaves. Readers answer with one clear sentence.
+An output is checked before the work: it has nothing to do with an input, and a directory gives way only to a command that was told so, and
+only if this program wrote all that is in it.
 """
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from zhllama_jax import beside
+
 MAX_JSON_BYTES = 64 << 20
+
+Listing = Callable[[Path], Collection[str]]
+"""The names of all that this program wrote into a directory of some kind; raises ValueError for what is no such directory."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CACHE = re.compile(r"/models--[^/]+/(?:snapshots|blobs|refs)(?:/|$)")
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
@@ -33,23 +37,27 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
     _refuse_directory(path)
     payload = data.encode("utf-8") if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear(path)
-    while True:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        if _is_ours(descriptor, temporary):
-            break
-        os.close(descriptor)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
+    beside.clear(path)
+    with beside.place(path) as side:
+        with room(path, len(payload)), open(side / beside.NEW, "xb") as stream:
             stream.write(payload)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        os.replace(side / beside.NEW, path)
     sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def room(path: str | Path, size: int) -> Iterator[None]:
+    """Says of a full disk in the block which file it could not take: `path`, which was to have `size` bytes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        free = shutil.disk_usage(Path(path).parent).free
+        full = f"{os.strerror(error.errno)}: {size:,} bytes are to be written, {free:,} are free"
+        raise OSError(error.errno, full, str(path)) from error
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -87,7 +95,20 @@ def expect(path: str | Path, what: str) -> None:
     if Path(path).is_dir():
         raise ValueError(f"{path} is a folder: expected {what}")
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} not found: expected {what}")
+        raise FileNotFoundError(f"{path} not found: expected {what}{beside.remark(path)}")
+
+
+def expect_folder(path: str | Path, what: str) -> None:
+    """Says what a folder should be where there is none.
+
+    Raises:
+      FileNotFoundError: there is nothing at `path`.
+      ValueError: there is a file.
+    """
+    if os.path.isfile(path):
+        raise ValueError(f"{path} is a file: expected {what}")
+    if not os.path.isdir(path):
+        raise FileNotFoundError(f"{path} not found: expected {what}{beside.remark(path)}")
 
 
 def parse_json(content: bytes, *, path: str | Path, what: str) -> Any:
@@ -109,22 +130,29 @@ def sha256(path: str | Path) -> str:
 
 
 def refuse_inputs(path: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Refuses an output that is, holds or lies inside something that is read; inputs that are not there are left to their reader.
+    """Refuses an output that is, holds or lies inside something that is read, by its real path; so does what a directory's links lead to.
+
+    Inputs that are not there are left to their reader. The cache of the Hugging Face hub is an input of everything.
 
     Raises:
-      ValueError: it does.
+      ValueError: it does, or its name is none: `-`, a `~` that the shell left, a link that leads to itself.
     """
     path = Path(path)
+    _refuse_name(path)
+    if _CACHE.search(str(path.resolve())):
+        raise ValueError(f"{path} lies in the cache of the Hugging Face hub, which is only read: choose another output")
     for source in map(Path, inputs):
         if not source.exists():
             continue
-        inside, around = _within(path, source), path.exists() and _within(source, path)
-        if inside and around:
-            raise ValueError(f"{path} is read as an input and would be replaced: choose another output")
-        if around:
-            raise ValueError(f"{path} holds {source}, which is read as an input and would be replaced: choose another output")
-        if inside:
-            raise ValueError(f"{path} lies inside {source}, which is read as an input: choose another output")
+        links = [entry for entry in source.iterdir() if entry.is_symlink() and entry.is_file()] if source.is_dir() else []
+        for read in (source, *links):
+            inside, around = _within(path, read), path.exists() and _within(read, path)
+            if inside and around:
+                raise ValueError(f"{path} is read as an input and would be replaced: choose another output")
+            if around:
+                raise ValueError(f"{path} holds {read}, which is read as an input and would be replaced: choose another output")
+            if inside:
+                raise ValueError(f"{path} lies inside {read}, which is read as an input: choose another output")
 
 
 def free_file(path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> None:
@@ -147,20 +175,24 @@ def free_file(path: str | Path, *, overwrite: bool = False, inputs: Iterable[str
         raise ValueError(f"{path} exists already: choose another output or replace it with --overwrite")
 
 
-def free_directory(path: str | Path, *, ours: str, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> Path:
+def free_directory(path: str | Path, *, ours: Listing, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> Path:
     """The resolved `path`, if a new directory may take its place; `new_directory` asks too, but only when the work is done.
+
+    What stood there before a killed command was about to replace it is put back first. A file that this program wrote counts as its own
+    whatever became of it since.
 
     Args:
       path: the output.
-      ours: a file that every directory of its kind has which this program wrote; one without it is replaced only if it is empty.
-      overwrite: whether a directory with that file may be replaced.
+      ours: tells the directories that may be replaced, and what belongs to one; an empty directory is always free.
+      overwrite: whether a directory of ours may be replaced.
       inputs: files and directories that the work reads; the output neither is nor holds one, nor lies inside one.
 
     Raises:
-      ValueError: `path` is or holds the current directory, is a mount point or a file, has to do with an input, or holds something else
-        than a directory of ours, or one of ours and `overwrite` is false.
+      ValueError: `path` is or holds the current directory, is a mount point or a file, has to do with an input, or holds anything that
+        is not ours, or one of ours and `overwrite` is false.
       OSError: nothing can be written there.
     """
+    _refuse_name(Path(path))
     place = Path(path).resolve()
     here = Path.cwd()
     if place == here or place in here.parents:
@@ -168,41 +200,56 @@ def free_directory(path: str | Path, *, ours: str, overwrite: bool = False, inpu
     if os.path.ismount(place):
         raise ValueError(f"{path} is a mount point, which cannot be replaced: name a new directory inside it")
     _refuse_unwritable(place)
-    _clear(place)
+    beside.restore(place)
     refuse_inputs(path, inputs)
     if place.exists() and not place.is_dir():
         raise ValueError(f"{path} is a file: name a directory for the output")
+    if former := beside.kept(place):
+        raise ValueError(
+            f"{path} was made anew after a command that was replacing it was killed, and what stood there before is kept in {former}: "
+            "move that to another name, or remove it"
+        )
     if place.is_dir() and any(place.iterdir()):
-        if not (place / ours).is_file():
-            raise ValueError(
-                f"{path} holds files and no {ours}: only a directory that zhllama wrote is ever replaced, so choose another output, or "
-                "remove this one by hand"
-            )
+        _refuse_foreign(Path(path), ours)
         if not overwrite:
             raise ValueError(f"{path} exists already: choose another output, or replace it with --overwrite")
     return place
 
 
 @contextlib.contextmanager
-def new_directory(path: str | Path, *, ours: str, overwrite: bool = False) -> Iterator[Path]:
-    """Yields a temporary sibling of `path`; on success it is synced and takes the name `path`.
+def new_directory(path: str | Path, *, ours: Listing, overwrite: bool = False) -> Iterator[Path]:
+    """Yields a new folder beside `path`; on success it is synced and takes the name `path`.
 
     Raises:
       ValueError: see `free_directory`.
+      OSError: something could not be written; the error names the place that it would have had below `path`.
     """
     path = free_directory(path, ours=ours, overwrite=overwrite)
     with folder(path.parent):
-        with _locked_sibling(path, ".tmp") as temporary:
-            try:
-                yield temporary
-                os.chmod(temporary, 0o777 & ~_umask())
-                sync_tree(temporary)
-                free_directory(path, ours=ours, overwrite=overwrite)  # the work took long: somebody may have taken the name meanwhile
-                _take_place(temporary, path)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
+        beside.clear(path)
+        with beside.place(path) as side:
+            new = side / beside.NEW
+            with _named(new, path):
+                new.mkdir()
+                yield new
+                sync_tree(side)
+            free_directory(path, ours=ours, overwrite=overwrite)  # the work took long: somebody may have taken the name meanwhile
+            _take_place(side, path)
         sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def _named(temporary: Path, path: Path) -> Iterator[None]:
+    """Gives errors about what lies in `temporary` the name that it would have had in `path`."""
+    try:
+        yield
+    except OSError as error:
+        name = "" if error.filename is None else os.fsdecode(error.filename)
+        inside = Path(name).is_relative_to(temporary)
+        if not (inside or (not name and error.errno in _FULL)):
+            raise
+        place = path / Path(name).relative_to(temporary) if inside else path
+        raise OSError(error.errno, error.strerror, str(place)) from error
 
 
 @contextlib.contextmanager
@@ -237,79 +284,51 @@ def sync_directory(directory: str | Path) -> None:
         os.close(descriptor)
 
 
-def _take_place(temporary: Path, path: Path) -> None:
-    """Renames `temporary` to `path`; a former `path` is moved aside first and removed last."""
+def _take_place(side: Path, path: Path) -> None:
+    """Renames what was made to `path`; a former `path` is moved aside first, and removed with the rest of `side`."""
+    new, former = side / beside.NEW, side / beside.FORMER
     if not path.exists():
-        os.rename(temporary, path)
+        os.rename(new, path)
         return
-    with _locked_sibling(path, ".old") as aside:
-        former = aside / "former"
-        try:
-            os.rename(path, former)
-            os.rename(temporary, path)
-        except BaseException:
-            if former.exists():
-                os.rename(former, path)
-            aside.rmdir()
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked_sibling(path: Path, suffix: str) -> Iterator[Path]:
-    """A new directory beside `path`, locked until the end of the block (also where it bears another name by then)."""
-    while True:
-        sibling = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent))
-        descriptor = os.open(sibling, os.O_RDONLY)
-        try:
-            if _is_ours(descriptor, sibling):
-                yield sibling
-                return
-        finally:
-            os.close(descriptor)
-
-
-def _is_ours(descriptor: int, path: str | Path) -> bool:
-    """Locks what was just made; false if another process took it for an abandoned one in the instant before."""
-    return _lock(descriptor) is not False and os.path.exists(path)
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Locks an open file or directory until it is closed: true if that is done, false if another holds it, None where nothing can be."""
+    os.rename(path, former)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None  # a file system without locks
-    return True
-
-
-def _clear(path: Path) -> None:
-    """Puts back or removes what killed processes left beside `path`; what a living one holds, or may hold, stays."""
-    if not path.parent.is_dir():
-        return
-    ours = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(tmp|old)")
-    for name in sorted(os.listdir(path.parent)):
-        if not ours.fullmatch(name):
-            continue
-        left = path.parent / name
-        try:
-            descriptor = os.open(left, os.O_RDONLY)
-        except OSError:
-            continue  # gone by now, or somebody else's
-        try:
-            if _lock(descriptor):
-                if (left / "former").exists() and not path.exists():
-                    os.rename(left / "former", path)
-                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
+        os.rename(new, path)
+    except BaseException:
+        os.rename(former, path)  # if even this fails, `side` stays, and the next command puts it right
+        raise
 
 
 def _refuse_directory(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{path} is a directory: name a file for the output")
+
+
+def _refuse_name(path: Path) -> None:
+    """Refuses what is meant for a shell, and a link that leads nowhere but to itself."""
+    first = path.parts[0] if path.parts else ""
+    if str(path) == "-":
+        raise ValueError("an output is a file or directory, never standard output: name one instead of -")
+    if first.startswith("~"):
+        raise ValueError(f"{path} begins with ~, which only a shell replaces, and only at the start of a word: write the whole path")
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(f"{path}: a symbolic link there leads to itself: remove it, or choose another output") from None
+
+
+def _refuse_foreign(path: Path, ours: Listing) -> None:
+    """Refuses to replace a directory that is not of the kind asked for, or that holds anything besides what this program wrote there."""
+    try:
+        listed = ours(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{error}; only a directory of its kind that zhllama wrote is ever replaced: choose another output, or remove this one by hand"
+        ) from None
+    foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in listed)
+    if foreign:
+        some = ", ".join(foreign[:8]) + (" …" if len(foreign) > 8 else "")
+        raise ValueError(f"{path} holds {some}, which zhllama did not write there: move that away, or choose another output")
 
 
 def _within(path: Path, other: Path) -> bool:
@@ -327,13 +346,6 @@ def _refuse_unwritable(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
     if not os.access(above, os.W_OK | os.X_OK):
         raise PermissionError(f"{path} cannot be written: the folder {above} is closed to writing")
-
-
-def _umask() -> int:
-    """The process's file-creation mask; reading it means setting it for an instant."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

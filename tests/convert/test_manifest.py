@@ -164,6 +164,40 @@ def test_fingerprint_is_of_the_tensors_not_the_files(
     assert manifest.fingerprint(tmp_path / "o") != expected
 
 
+def test_a_directory_gives_way_only_to_one_of_its_kind_and_with_nothing_else_in_it(
+    tmp_path: Path, directory: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: processor.Tokenizer
+) -> None:
+    """What the manifest lists is ours, changed or not; what it does not list is the user's."""
+
+    def save(overwrite: bool = True) -> None:
+        llama_hf.save(directory, config=config, params=params, tokenizer=tokenizer, overwrite=overwrite)
+
+    (directory / "README.md").write_text("my own words about it")
+    assert manifest.unlisted(directory) == []
+    save()
+    (directory / "results").mkdir()
+    (directory / "notes.txt").write_text("mine")
+    assert manifest.unlisted(directory) == ["notes.txt", "results"]
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"m holds notes\.txt, results, which zhllama did not write there: move that away"):
+            save(overwrite)
+    (directory / "notes.txt").unlink()
+    (directory / "results").rmdir()
+    whole = (directory / manifest.FILE).read_text()
+    for other, message in (
+        (whole.replace('"format": "zhllama model"', '"format": "zhllama adapter"'), "m holds an adapter, expected a model; only a"),
+        ('{"my": 1}', r"zhllama\.json is not a manifest of zhllama; only a directory of its kind that zhllama wrote is ever replaced"),
+    ):
+        (directory / manifest.FILE).write_text(other)
+        with pytest.raises(ValueError, match=message):
+            save()
+        assert (directory / manifest.FILE).read_text() == other
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
+    with pytest.raises(ValueError, match="holds files and no"):
+        (directory / manifest.FILE).unlink()
+        save()
+
+
 def test_nothing_to_verify_against(tmp_path: Path) -> None:
     assert manifest.read(tmp_path, "model") is None
     with pytest.raises(FileNotFoundError, match="nothing to verify"):

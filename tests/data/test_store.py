@@ -82,6 +82,22 @@ def test_directory_holds_the_dataset_and_nothing_else(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
+def test_only_a_store_with_nothing_else_in_it_is_replaced(tmp_path: Path) -> None:
+    """Be it damaged; a foreign file of the name of ours makes no store."""
+    store.write(tmp_path / "s", {"train": rows(2)}, metadata=metadata())
+    next((tmp_path / "s").glob("packed_rows-*")).write_bytes(b"damaged")
+    (tmp_path / "s" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"s holds notes\.txt, which zhllama did not write there"):
+        store.write(tmp_path / "s", {"train": rows(3)}, metadata=metadata(), overwrite=True)
+    (tmp_path / "s" / "notes.txt").unlink()
+    store.write(tmp_path / "s", {"train": rows(3)}, metadata=metadata(), overwrite=True)
+    assert len(store.open_store(tmp_path / "s")) == 3
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / store.CHECKSUMS).write_text('{"thesis.pdf": {"bytes": 1, "sha256": ""}}')
+    with pytest.raises(ValueError, match=r"features\.json not found: .* only a directory of its kind that zhllama wrote is ever replaced"):
+        store.write(tmp_path / "other", {"train": rows(3)}, metadata=metadata(), overwrite=True)
+
+
 def test_metadata_may_be_filled_in_while_rows_are_read(tmp_path: Path) -> None:
     described = metadata()
 

@@ -35,7 +35,7 @@ def run(
 
     if shard_mib < 1:
         raise ValueError(f"shard_mib must be at least 1, got {shard_mib}")
-    files.free_directory(output, ours=manifest.FILE, overwrite=overwrite, inputs=[input])
+    files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[input])
     directory = located.model(input)
     checkpoint = llama_hf.load(directory, dtype=dtype)
     for note in checkpoint.notes:

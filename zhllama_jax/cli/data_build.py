@@ -38,7 +38,7 @@ def run(
 
     if (text is None) == (sft is None):
         raise ValueError("say either --text.files FILE … (a corpus) or --sft.files FILE … (instructions)")
-    files.free_directory(output, ours=store.CHECKSUMS, overwrite=True, inputs=[tokenizer])  # the build looks at the rest
+    files.free_directory(output, ours=store.written, overwrite=True, inputs=[tokenizer])  # the build looks at the rest
     model = processor.Tokenizer.load(located.tokenizer(tokenizer))
     if text is not None:
         built = build.text(text, model, output, overwrite=overwrite)

@@ -35,7 +35,7 @@ def run(
 
     if shard_mib < 1:
         raise ValueError(f"shard_mib must be at least 1, got {shard_mib}")
-    files.free_directory(output, ours=manifest.FILE, overwrite=overwrite, inputs=[model, *adapter])  # before anything is fetched
+    files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[model, *adapter])  # before anything is fetched
     base, stack = located.model(model), located.adapters(adapter)
     try:
         merged = fold.merge(base, stack, output, dtype=dtype, force=force, shard_bytes=shard_mib << 20, overwrite=overwrite)

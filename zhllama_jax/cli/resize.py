@@ -32,7 +32,7 @@ def run(
     from zhllama_jax.convert import extend, manifest
     from zhllama_jax.tokenizer import processor
 
-    files.free_directory(output, ours=manifest.FILE, overwrite=overwrite, inputs=[model, tokenizer])
+    files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[model, tokenizer])
     directory, merged = located.model(model), processor.Tokenizer.load(located.tokenizer(tokenizer))
     done = extend.run(directory, merged, output, init=init, seed=seed, overwrite=overwrite)
     gone = f", of which {done.unused:,} had no piece and gave way," if done.unused else ""

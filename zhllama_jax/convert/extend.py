@@ -56,7 +56,7 @@ def run(
       FileNotFoundError: something is not there.
       ValueError: the tokenizer does not extend the model's, there is nothing to add, or the output may not be written.
     """
-    files.free_directory(output, ours=manifest.FILE, overwrite=overwrite, inputs=[model])
+    files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[model])
     config = llama_hf.load_config(model)
     old = processor.Tokenizer.load(model)
     llama_hf.check_tokenizer(config, old)

@@ -62,7 +62,7 @@ def merge(
       FileNotFoundError, ValueError: see `llama_hf.load`, `peft.load` and `check`.
     """
     model = Path(model)
-    files.free_directory(output, ours=manifest.FILE, overwrite=overwrite, inputs=[model, *adapters])
+    files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[model, *adapters])
     config = llama_hf.load_config(model)
     contents = manifest.read(model, "model")
     loaded = [peft.load(directory) for directory in adapters]

@@ -204,7 +204,7 @@ def write(
     ends = [id_ for id_ in _ends(generation) if id_ < config.vocab_size]
     eos = ends if len(ends) > 1 and tokenizer.eos_id in ends else config.eos_token_id
     ids = {"bos_token_id": config.bos_token_id, "eos_token_id": eos, "pad_token_id": config.pad_token_id}
-    with files.new_directory(directory, ours=manifest.FILE, overwrite=overwrite) as folder:
+    with files.new_directory(directory, ours=manifest.model_files, overwrite=overwrite) as folder:
         written = safetensors_io.write(folder, plan, tensors, shard_bytes=shard_bytes)
         files.write_json(folder / CONFIG, config_hf.to_json(config, dtype))
         files.write_json(folder / GENERATION, {**_decoding(generation), **ids})
@@ -271,8 +271,7 @@ def _ends(generation: Mapping[str, Any]) -> list[int]:
 
 
 def _read_config(directory: Path) -> tuple[config_lib.LlamaConfig, list[str]]:
-    if not directory.is_dir():
-        raise FileNotFoundError(f"{directory} not found: expected a Hugging Face model directory")
+    files.expect_folder(directory, "a Hugging Face model directory")
     if (directory / "adapter_config.json").is_file() and not (directory / CONFIG).is_file():
         raise ValueError(f"{directory} is an adapter, not a model: give its base model, and this directory as an adapter")
     return config_hf.read(directory / CONFIG)

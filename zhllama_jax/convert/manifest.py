@@ -6,7 +6,7 @@ An adapter carries the fingerprint of the base that it was trained on, and the d
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -88,6 +88,24 @@ def read(directory: str | Path, kind: Kind) -> dict[str, Any] | None:
     if wrong:
         raise ValueError(f"{path} is damaged: {', '.join(wrong)} missing or malformed")
     return contents
+
+
+def model_files(directory: Path) -> Collection[str]:
+    """The names of all that was written into a model directory of ours; a `files.Listing`.
+
+    Raises:
+      ValueError: it is none.
+    """
+    return _written(directory, "model")
+
+
+def adapter_files(directory: Path) -> Collection[str]:
+    """The names of all that was written into an adapter directory of ours; a `files.Listing`.
+
+    Raises:
+      ValueError: it is none.
+    """
+    return _written(directory, "adapter")
 
 
 def prompt(contents: Mapping[str, Any] | None) -> Prompt | None:
@@ -207,10 +225,23 @@ def verify(directory: str | Path, kind: Kind = "model") -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def unlisted(directory: str | Path, kind: Kind = "model") -> list[str]:
+    """The names in a directory of ours of what its manifest does not know."""
+    known = _written(Path(directory), kind)
+    return sorted(path.name for path in Path(directory).iterdir() if path.name not in known)
+
+
 def fingerprint_of(tensors: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     """A model is its tensors; an adapter is its tensors and the scales of their products."""
     scales = [json.dumps(facts["scales"], sort_keys=True)] if "scales" in facts else []
     return digest(tensors, *scales)
+
+
+def _written(directory: Path, kind: Kind) -> Collection[str]:
+    contents = read(directory, kind)
+    if contents is None:
+        raise ValueError(f"{directory} holds files and no {FILE}")
+    return {*contents["files"], FILE}
 
 
 def _is_file_entry(name: str, entry: Any) -> bool:

@@ -147,7 +147,7 @@ def save(
         vocab_size=config.vocab_size,
         history=history,
     )
-    with files.new_directory(directory, ours=manifest.FILE, overwrite=overwrite) as folder:
+    with files.new_directory(directory, ours=manifest.adapter_files, overwrite=overwrite) as folder:
         written = safetensors_io.write(folder, plan, _tensors(config, lora, factors, trained), stem="adapter_model", shard_bytes=_ONE_FILE)
         files.write_json(folder / CONFIG, settings)
         tokenizer_hf.write(folder, tokenizer, max_length=config.max_position_embeddings, prompt=prompt)
@@ -164,8 +164,7 @@ def load(directory: str | Path) -> Adapter:
         missing; weights that are not those of the manifest.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(f"{directory} not found: expected an adapter directory")
+    files.expect_folder(directory, "an adapter directory")
     settings, notes = peft_config.read(directory / CONFIG)
     if not (directory / WEIGHTS).is_file():
         stale = (

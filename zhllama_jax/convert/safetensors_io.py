@@ -210,8 +210,7 @@ def open_model(directory: str | Path) -> Reader:
       ValueError: the weights have another format, or index and shards disagree.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(f"{directory} not found: expected a Hugging Face model directory")
+    files.expect_folder(directory, "a Hugging Face model directory")
     has_single, has_index = (directory / SINGLE).is_file(), (directory / INDEX).is_file()
     if has_single and has_index:
         raise ValueError(f"{directory} holds both {SINGLE} and {INDEX}: remove the one that is out of date")

@@ -206,7 +206,7 @@ def _ready(output: str | Path, wanted: str, overwrite: bool, inputs: Sequence[Pa
     Raises:
       ValueError: another build, or an output that may not be written at all.
     """
-    files.free_directory(output, ours=store.CHECKSUMS, overwrite=True, inputs=inputs)
+    files.free_directory(output, ours=store.written, overwrite=True, inputs=inputs)
     if not (Path(output) / "metadata.json").exists():
         return None
     metadata = store.read_metadata(output)

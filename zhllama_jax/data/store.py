@@ -6,7 +6,7 @@ and `checksums.json`, the size and sha256 of the split's file. Rows are read by 
 vocabulary cannot be trained on by mistake.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def write(
     missing = [key for key in ("tokenizer_sha256", "vocab_size", "length") if key not in metadata]
     if missing:
         raise ValueError(f"a store's metadata must hold {', '.join(missing)}")
-    with files.new_directory(directory, ours=CHECKSUMS, overwrite=overwrite) as temporary:
+    with files.new_directory(directory, ours=written, overwrite=overwrite) as temporary:
         builder = PackedRows(splits, metadata, temporary / "build")
         tfds.disable_progress_bar()
         builder.download_and_prepare()
@@ -231,6 +231,18 @@ def read_metadata(directory: str | Path) -> dict[str, Any]:
     return metadata
 
 
+def written(directory: Path) -> Collection[str]:
+    """The names of all that was written into a store, be it damaged; a `files.Listing`.
+
+    Raises:
+      FileNotFoundError, ValueError: it is no store of ours.
+    """
+    if not (directory / CHECKSUMS).is_file():
+        raise ValueError(f"{directory} holds files and no {CHECKSUMS}")
+    read_metadata(directory)
+    return {*_recorded(directory), "dataset_info.json", "features.json", "metadata.json", CHECKSUMS}
+
+
 def damage(directory: str | Path, split: str | None = None, *, contents: bool = False) -> str:
     """What of a store's data files is not as it was written, in words; nothing if all is well.
 
@@ -243,11 +255,7 @@ def damage(directory: str | Path, split: str | None = None, *, contents: bool = 
       FileNotFoundError, ValueError: the store has no record of its files.
     """
     directory = Path(directory)
-    recorded = files.read_json(directory / CHECKSUMS, what="the sizes and digests of a store's data files", max_bytes=16 << 20)
-    try:
-        wanted = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in recorded.items()}
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise ValueError(f"{directory / CHECKSUMS} does not list the bytes and sha256 of data files: build the data again") from None
+    wanted = _recorded(directory)
     if split is not None:
         wanted = {name: entry for name, entry in wanted.items() if name.startswith(f"packed_rows-{split}.")}
     if not wanted:
@@ -261,6 +269,15 @@ def damage(directory: str | Path, split: str | None = None, *, contents: bool = 
         if contents and files.sha256(path) != digest:
             return f"{name} has another content than was written"
     return ""
+
+
+def _recorded(directory: Path) -> dict[str, tuple[int, str]]:
+    """Bytes and sha256 of a store's data files when they were written, by name."""
+    recorded = files.read_json(directory / CHECKSUMS, what="the sizes and digests of a store's data files", max_bytes=16 << 20)
+    try:
+        return {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in recorded.items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{directory / CHECKSUMS} does not list the bytes and sha256 of data files: build the data again") from None
 
 
 def _strange(features: Any) -> Iterator[str]:

@@ -130,8 +130,8 @@ def check_output(experiment: config_lib.Experiment) -> None:
     model = experiment.model
     stores = [source.store for source in experiment.data.sources if source.store is not None]
     inputs = [model if isinstance(model, str) else model.tokenizer, *experiment.adapters, *stores]
-    for name in (ADAPTER, MODEL):
-        files.free_directory(Path(experiment.output) / name, ours=manifest.FILE, overwrite=True, inputs=inputs)
+    for name, ours in {ADAPTER: manifest.adapter_files, MODEL: manifest.model_files}.items():
+        files.free_directory(Path(experiment.output) / name, ours=ours, overwrite=True, inputs=inputs)
 
 
 def trimmed(start: Start) -> Start:
