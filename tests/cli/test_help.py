@@ -1,5 +1,6 @@
 """Pages of help: found, shown in two ways, and true of the program."""
 
+import functools
 import re
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from zhllama_jax.cli import help, program, recipes, schema, usage
+from zhllama_jax.data import config as data_config
 from zhllama_jax.train import config as train_config
 
 PAGES = Path(help.__file__).parents[1] / "help"
@@ -55,7 +57,9 @@ FLAGS = """
     share port max_memory
     cot few_shot ntrain constrained_decoding n_times do_save_csv do_test
     cutoff_len packing neat_packing mix_strategy interleave_probs additional_target finetuning_type lora_target template columns
-    dataset_info.json resize_vocab val_size train_on_prompt mask_history adapter_name_or_path create_new_adapter quantization_bit
+    dataset_info.json resize_vocab add_tokens add_special_tokens val_size max_samples num_samples eval_dataset early_stopping_steps
+    loraplus_lr_ratio use_rslora create_new_adapter export_dir base_model sequence_len lora_r micro_batch_size
+    train_on_prompt mask_history adapter_name_or_path quantization_bit
 """
 
 
@@ -146,6 +150,24 @@ def test_every_key_that_is_named_instead_exists() -> None:
     keys = [name for name in dotted if not name.endswith(FILES)]
     assert len(keys) > 40 and {"text.files", "stage.lora", "share.max_epochs", "adapter"} <= set(keys)
     assert not [name for name in keys if not is_key(name)]
+
+
+def test_the_defaults_that_differ_are_ours() -> None:
+    """The right column of the table of defaults, against the dataclasses; "5 %" or words stand for what has no plain value."""
+    rows = re.findall(r"^\| (`[^|]+) \| [^|]+ \| ([^|]+) \|$", help.page("migrate").split("| default |")[1].split("\n\n")[0], re.MULTILINE)
+    told = {name: value for names, values in rows for name, value in zip(re.findall(r"`([^`]+)`", names), values.split(", "), strict=False)}
+    source = train_config.Source(sft=data_config.SftData(files=("f",)), text=None)
+    made = train_config.Experiment(model="m", data=train_config.Data(sources=(source,)), output="o", steps=1)
+    for name in ("lora.alpha", "lora.dropout", "optimizer.learning_rate", "optimizer.weight_decay", "schedule.warmup_ratio", "seed"):
+        assert float(told[name]) == attribute(made, name), name
+    assert told["schedule.kind"] == made.schedule.kind and told["epochs"].startswith("none") and made.epochs is None
+    assert int(told["sft.length"]) == source.sft.length == data_config.TextData(files=("f",)).length
+    assert told["sft.packing"].startswith(source.sft.packing) and made.data.separate
+    assert told["global_batch"].startswith(f"{made.global_batch} ") and made.batch_unit == "sequences"
+
+
+def attribute(made: Any, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), made)
 
 
 def test_every_flag_that_is_named_instead_exists() -> None:
