@@ -107,7 +107,7 @@ def test_words_of_a_list_are_taken_as_they_are(words: list[str]) -> None:
         (["--dry", "true"], True),
         (["--dry", "false"], False),
         (["--dry=false"], False),
-        (["--dry", "--model=m"], True),
+        (["--dry", "--optimizer.rate=1"], True),
     ],
 )
 def test_a_bare_switch_means_true(words: list[str], dry: bool) -> None:
@@ -219,6 +219,18 @@ def test_wrong_words_get_one_clear_line(words: list[str], message: str) -> None:
     with pytest.raises(schema.UsageError) as caught:
         flags.parse("generate", generate, words)
     assert str(caught.value) == message
+
+
+def test_a_flag_of_one_value_stands_once(tmp_path: Path) -> None:
+    """Which of the two was meant, nobody can know; words of a list flag add up, and files override each other in order."""
+    with pytest.raises(schema.UsageError, match=r"^--temperature stands there 2 times: say it once$"):
+        flags.parse("generate", generate, ["--prompt", "A", "--prompt", "B", "--model", "m", "--temperature", "1", "--temperature=2"])
+    with pytest.raises(schema.UsageError, match=r"^--dry stands there 3 times: say it once$"):
+        flags.parse("train", train, ["--model", "m", "--dry", "--dry", "--dry=false"])
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(f"model: {name}\n")
+    [settings], _ = flags.parse("train", train, ["--config", str(tmp_path / "a"), "--config", str(tmp_path / "b")])
+    assert settings.model == "b"
 
 
 def test_a_wrong_value_in_a_file_is_named_with_the_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Ctrl-C in every verb: status 130, one line, and nothing half-made left behind."""
+"""Ctrl-C in every verb, and SIGTERM: the status of the signal, one line, and nothing half-made left behind."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -125,6 +126,34 @@ def test_chat_is_interrupted_while_it_waits(tuned_model: Path, tmp_path: Path) -
     chat._ask = asked
     """
     assert_chat_ends(patch, tuned_model, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_an_end_while_the_output_is_written_leaves_nothing(name: str, inputs: dict[str, str], tmp_path: Path) -> None:
+    patch = f"""
+    fsync = os.fsync
+    def ended(descriptor):
+        os.kill(os.getpid(), signal.{name})
+        fsync(descriptor)
+    os.fsync = ended
+    """
+    done = interrupt(patch, ["convert", *inputs["convert"].split()])
+    assert (done.returncode, done.stderr) == (128 + signal.Signals[name], f"zhllama: ended by {name}\n")
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_what_is_ignored_stays_ignored(inputs: dict[str, str], tmp_path: Path) -> None:
+    """`nohup zhllama …` goes on when the terminal is closed."""
+    patch = """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    fsync = os.fsync
+    def hung_up(descriptor):
+        os.kill(os.getpid(), signal.SIGHUP)
+        fsync(descriptor)
+    os.fsync = hung_up
+    """
+    assert interrupt(patch, ["convert", *inputs["convert"].split()]).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["converted"]
 
 
 def test_an_interrupt_that_python_drops_is_heard(tuned_model: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ switch means true, an unknown flag or key is answered with the one that was mean
 verb's parser is built.
 """
 
+import collections
 import inspect
 import itertools
 import json
@@ -159,6 +160,8 @@ def _check_flags(words: Sequence[str], known: Mapping[str, Any]) -> None:
         prefix = f"--{section}." if section else "--"
         ends = schema.closest_each(names, there, prefix=prefix)
         problems += [f"unknown flag {prefix}{name}{end}" for name, end in zip(names, ends, strict=True)]
+    given = collections.Counter(word.partition("=")[0] for word in words if word.startswith("--"))
+    problems += [f"{flag} stands there {count} times: say it once" for flag, count in given.items() if count > 1 and flag != "--config"]
     if problems:
         raise schema.UsageError("; ".join(problems))
 

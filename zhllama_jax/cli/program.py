@@ -1,7 +1,7 @@
 """The program `zhllama`: finds the verb, lets `flags` read its words, calls it, and turns the user's errors into one line.
 
 Exit status: 0 done, 1 the verb failed, 2 the command line or the configuration was wrong, 75 a training was stopped and will go on,
-130 interrupted, 141 nobody reads on.
+129, 130, 143 ended by SIGHUP, SIGINT (Ctrl-C), SIGTERM, 141 nobody reads on.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import NoReturn, TextIO
 
 import zhllama_jax
@@ -54,6 +55,9 @@ FULL = os.strerror(errno.ENOSPC)
 
 INTERRUPTED = "zhllama: interrupted"
 
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end the program like Ctrl-C does: what is half made is cleared away first."""
+
 LESS_MEMORY = (
     "when training, a smaller micro_batch, remat: full, a smaller loss_chunk or shorter rows need less; "
     "elsewhere a smaller batch_size, a shorter length or context, or dtype bfloat16"
@@ -83,6 +87,15 @@ VERBS: Mapping[str, Callable[..., None]] = {
 }
 
 
+class Ended(SystemExit):
+    """One of `ENDING` came; the exit status is the one that shells give to it."""
+
+    def __init__(self, number: int) -> None:
+        """Takes the signal."""
+        super().__init__(128 + number)
+        self.number = number
+
+
 def run(words: Sequence[str]) -> int:
     """Runs one command line and returns the exit status; the words come after the program's name."""
     words = list(words)
@@ -95,6 +108,9 @@ def run(words: Sequence[str]) -> int:
             logging.getLogger("absl").setLevel(logging.CRITICAL)
         try:
             return _run(words)
+        except Ended as ended:
+            terminal.say(f"zhllama: ended by {signal.Signals(ended.number).name}")
+            return 128 + ended.number
         except SystemExit as stop:
             if isinstance(stop.code, str):
                 terminal.say(f"zhllama: error: {stop.code}")
@@ -206,10 +222,15 @@ def _show_warning(
         terminal.say(f"zhllama: warning: {' '.join(str(message).split())}")
 
 
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    raise Ended(number)
+
+
 def _unraisable(problem: "sys.UnraisableHookArgs") -> None:
-    """Sends an interrupt again that fell into a callback of the garbage collector, where Python drops it (JAX has one)."""
-    if issubclass(problem.exc_type, KeyboardInterrupt):
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    """Sends a signal again that fell into a callback of the garbage collector, where Python drops what it raises (JAX has one)."""
+    if issubclass(problem.exc_type, KeyboardInterrupt | Ended):
+        number = problem.exc_value.number if isinstance(problem.exc_value, Ended) else signal.SIGINT
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
     else:
         sys.__unraisablehook__(problem)
 
@@ -222,8 +243,11 @@ def main() -> NoReturn:
         if hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(encoding="utf-8", errors="replace" if name == "stdin" else None)
     sys.unraisablehook = _unraisable
+    for number in ENDING:
+        if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` has one ignored
+            signal.signal(number, _end)
     status = run(sys.argv[1:])
-    if status == 130:
+    if status in (130, *(128 + number for number in ENDING)):
         with contextlib.suppress(KeyboardInterrupt):
             compilation.end(interrupted=True)
         # Threads of libraries may still compute; taking the interpreter down under them ends in a fault of memory.
