@@ -39,6 +39,17 @@ def test_safe_mode_says_what_it_proved(
     assert files.sha256(tmp_path / "merged.model") in out
 
 
+@pytest.mark.parametrize(("mode", "next_said"), [("safe", True), ("reference", False)])
+def test_words_that_reference_mode_strands_are_told_in_the_place_of_what_is_next(
+    mode: str, next_said: bool, english_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "words.txt").write_text("新能源汽车\n热失控\n", encoding="utf-8")
+    assert merge(english_pieces, tmp_path / "words.txt", tmp_path / "merged.model", "--mode", mode, "--proof_strings", "50") == 0
+    err = capsys.readouterr().err
+    assert ("next: zhllama resize" in err) == next_said
+    assert ("no text is ever encoded as 2 words of lists, such as 新能源汽车," in err and "safe mode does" in err) != next_said
+
+
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """A merge that was begun fails the test."""

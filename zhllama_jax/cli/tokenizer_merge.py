@@ -33,8 +33,8 @@ def run(
       overwrite: replace an existing output; the base and what is added are never replaced.
 
     Examples:
-      zhllama tokenizer merge --base llama-7b --added zh.model --output merged.model
-      zhllama tokenizer merge --base llama-7b --added zh.model words.txt --mode reference --output merged.model
+      zhllama tokenizer merge --base llama-7b --added zh.model words.txt --output merged.model
+      zhllama tokenizer merge --base llama-7b --added zh.model --mode reference --output merged.model
     """
     from zhllama_jax import files
     from zhllama_jax.tokenizer import merge, proto
@@ -44,5 +44,11 @@ def run(
     merged = merge.merge(first, more, mode=mode, script=script, pad_token=pad_token, proof_strings=proof_strings, seed=seed)
     files.atomic_write(output, merged.serialized)
     terminal.result(f"{output}: {merged.summary()}")
+    if mode == "reference" and merged.stranded:
+        count = f"{len(merged.stranded):,} words of lists, such as {merged.stranded[0]},"
+        terminal.say(
+            f"zhllama: warning: no text is ever encoded as {count} for reference mode adds no pieces that lead there: safe mode does"
+        )
+        return
     model = base if first.is_dir() else "MODEL"
     terminal.then("resize", "--model", model, "--tokenizer", output, "--output", "resized")

@@ -54,6 +54,7 @@ class Merged(NamedTuple):
       bridges: pieces added so that words of lists can be reached.
       foreign: new pieces, padding aside, without a character of the script; none in safe mode.
       unreachable: new pieces, padding aside, that no text is encoded as.
+      stranded: those of them that stand in word lists.
       hopeless: how many of these are known to be out of reach under any order of the new pieces; None in reference mode, which orders
         nothing.
       pad_id: id of the padding piece, or None.
@@ -72,6 +73,7 @@ class Merged(NamedTuple):
     bridges: tuple[str, ...]
     foreign: int
     unreachable: tuple[str, ...]
+    stranded: tuple[str, ...]
     hopeless: int | None
     pad_id: int | None
     proof: invariance.Proof | None
@@ -147,6 +149,7 @@ def merge(
     pad_id = proto.pad_id(merged)
     unreachable = [merged.pieces[number].piece for number in reach.unreachable(merged, first) if number != pad_id]
     new = [piece.piece for piece in merged.pieces[first:] if piece.type == proto.NORMAL]
+    words = {word for offer in offers if offer.is_list for word in offer.pieces}
     return Merged(
         serialized=merged.SerializeToString(),
         mode=mode,
@@ -157,6 +160,7 @@ def merge(
         bridges=tuple(bridges),
         foreign=sum(not target.has_character(piece) for piece in new if piece != PAD),
         unreachable=tuple(unreachable),
+        stranded=tuple(piece for piece in unreachable if piece in words),
         hopeless=len(reach.hopeless(new, reach.priority(model))) if safe else None,
         pad_id=pad_id,
         proof=invariance.prove(model, merged, target, strings=proof_strings, seed=seed) if safe else None,
