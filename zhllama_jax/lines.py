@@ -138,7 +138,7 @@ def parse(line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg}, column {error.colno}): each line must be one JSON object") from None
+        raise ValueError(f"not JSON ({error.msg.removesuffix(' at')} at column {error.colno}): each line must be one JSON object") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not acceptable JSON ({error})") from None
     if not isinstance(value, dict):

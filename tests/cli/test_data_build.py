@@ -57,7 +57,7 @@ def test_instructions_become_a_store(english_pieces: Path, tmp_path: Path, capsy
     [
         ([], "say either --text.files FILE … (a corpus) or --sft.files FILE"),
         (["--text.files", "a.txt", "--sft.files", "b.json"], "say either"),
-        (["--text.files", "missing.txt"], "missing.txt names no"),
+        (["--text.files", "missing.txt"], "missing.txt does not exist"),
         (["--text.files", "a.txt", "--text.length", "1"], "length must be 2 to"),
         (["--text.files", "a.txt", "--text.lenght", "1"], "unknown flag --text.lenght"),
     ],
@@ -106,3 +106,15 @@ def test_neither_corpus_nor_tokenizer_nor_files_of_others_are_replaced(
             assert data_build(tmp_path / "model", output, *words, *overwrite) == 1
             assert message in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_what_was_left_out_is_named_once(english_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both splits read the same file: each counts its own rows, and a fault stands once, with its line."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"instruction": "Say {number}.", "output": "yes"}}\n' for number in range(40)) + '{"oops\n')
+    words = ["--sft.files", str(path), "--sft.held_out", "0.25", "--sft.on_error", "skip"]
+    assert data_build(english_pieces, tmp_path / "rows", *words) == 0
+    out = capsys.readouterr().out
+    numbers = [int(line.split()[2]) for line in out.splitlines() if line.endswith(" alpaca")]
+    assert len(numbers) == 2 and sum(numbers) == 40 and min(numbers) < 25
+    assert out.count("malformed: 1") == 1 and out.count(f"  {path}:41: malformed") == 1

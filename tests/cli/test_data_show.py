@@ -1,12 +1,16 @@
 """What is learnt can be told from what is only read, with colours and without; every sign is seen."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import rich.console
 
-from zhllama_jax.cli import data_show, program
+from zhllama_jax.cli import data_show, flags, program
+from zhllama_jax.data import build, store
+from zhllama_jax.data import config as data_config
+from zhllama_jax.tokenizer import processor
 
 ROWS = [
     {"instruction": "问\t一", "output": "The sea."},
@@ -85,13 +89,13 @@ def test_the_sources_of_a_training(english_pieces: Path, rows: Path, tmp_path: P
     config.write_text(
         f"model: {{tokenizer: {english_pieces}}}\noutput: {tmp_path / 'run'}\nstage: full\nsteps: 1\n"
         f"data: {{sources: [{{text: {{files: [{text}], length: 64}}, share: {{weight: 3, max_rows: 7}}}}, "
-        f"{{sft: {{files: [{rows}], length: 64, template: none}}}}]}}\n"
+        f"{{sft: {{files: [{rows}], length: 64, template: none}}, share: {{weight: 1}}}}]}}\nglobal_batch: 4\n"
     )
     out, err = show(capsys, "--config", config, "--examples", "1")
     assert "source 1 of 2: 中文 (text" in out and "source 2 of 2: rows (instructions, template none" in out
     parts = [line.split() for line in out.splitlines()[-4:]]
-    assert parts[0] == ["mixture", "weight", "per", "cent", "max_epochs", "max_rows", "max_tokens"]
-    assert parts[2:] == [["中文", "3", "75.0", "-", "7", "-"], ["rows", "1", "25.0", "-", "-", "-"]]
+    assert parts[0] == ["mixture", "weight", "per", "cent", "max_epochs", "max_rows", "max_tokens", "rows", "used", "rows", "read", "times"]
+    assert parts[2:] == [["中文", "3", "75.0", "-", "7", "-", "1", "3", "3.00"], ["rows", "1", "25.0", "-", "-", "-", "1", "1", "1.00"]]
     assert err == "next: zhllama train --config FILE\n"
     assert not (tmp_path / "run").exists(), "looking writes nothing"
 
@@ -123,7 +127,7 @@ def test_the_rows_of_a_pipeline_have_its_length(
     ("words", "message"),
     [
         ([], "nothing to show: give --files FILE"),
-        (["--files", "missing.txt"], "missing.txt names no"),
+        (["--files", "missing.txt"], "missing.txt does not exist"),
         (["--sft.files", "a.json", "--examples", "-1"], "examples and start must be at least 0"),
     ],
 )
@@ -140,3 +144,63 @@ def test_a_tokenizer_is_needed(rows: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_every_sign_is_seen() -> None:
     assert data_show.visible("a\nb\\c\t\u3000\x1b\u200b中") == "a\\n\nb\\\\c\\t\u3000\\x1b\\u200b中"
+
+
+def test_the_next_command_does_what_was_shown(english_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files, keys and choices of one source go on to `data build`, those of several to `train`."""
+    paths = [tmp_path / name for name in ("a b.jsonl", "c.jsonl")]
+    for path in paths:
+        path.write_text('{"问": "一加一", "output": "二"}\n{"oops\n', encoding="utf-8")
+    chosen = ["--sft.files", *paths, "--sft.columns.prompt", "问", "--sft.on_error", "skip", "--sft.packing", "one", "--sft.length", 300]
+    out, err = show(capsys, "--tokenizer", english_pieces, *chosen)
+    assert "a_b_and_1_more: malformed: 2" in out
+    words = shlex.split(err.removeprefix("next: zhllama ").strip())
+    assert program.run([str(tmp_path / "built") if word == "DIR" else word for word in words]) == 0
+    assert build.key("sft", *_of_store(tmp_path / "built", english_pieces)) == store.read_metadata(tmp_path / "built")["key"]
+    capsys.readouterr()
+    text = tmp_path / "zh.txt"
+    text.write_text("江河都往海里流", encoding="utf-8")
+    _, err = show(capsys, "--tokenizer", english_pieces, *chosen, "--text.files", text, "--text.bos", "false")
+    words = shlex.split(err.removeprefix("next: zhllama ").strip())
+    [experiment], _ = flags.parse("train", program.VERBS["train"], words[1:])
+    texts, rows = experiment.data.sources
+    assert texts.text == data_config.TextData(files=(str(text),), bos=False) and experiment.epochs == 1
+    assert rows.sft == _rows(paths)
+
+
+def _rows(paths: list[Path]) -> data_config.SftData:
+    columns = data_config.Columns(prompt="问")
+    return data_config.SftData(files=tuple(map(str, paths)), columns=columns, on_error="skip", packing="one", length=300)
+
+
+def _of_store(directory: Path, pieces: Path) -> tuple:
+    """What names the store that `_rows` would be built into."""
+    digests = [[file["sha256"] for file in part] for part in store.read_metadata(directory)["sources"].values()]
+    return _rows([directory]), processor.Tokenizer.load(pieces), digests
+
+
+def test_files_with_faults_can_be_looked_at(english_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"oops\n{"instruction": "a", "output": "b"}\n')
+    assert program.run(["data", "show", "--tokenizer", str(english_pieces), "--files", str(path)]) == 1
+    assert "rows.jsonl:1: not JSON" in (err := capsys.readouterr().err) and "on_error: skip" in err
+    out, err = show(capsys, "--tokenizer", english_pieces, "--files", path, "--on_error", "skip")
+    assert "rows.jsonl: malformed: 1" in out and f"{path}:1: malformed" in out and "--sft.on_error skip" in err
+
+
+def test_rows_decide_where_no_weights_do(english_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"many": 30, "few": 3}
+    for name, count in names.items():
+        lines = "".join(f'{{"instruction": "{name} {number}", "output": "b"}}\n' for number in range(count))
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    config = tmp_path / "train.yaml"
+    sources = ", ".join(f"{{sft: {{files: [{tmp_path / name}.jsonl], length: 64, template: none, packing: one}}}}" for name in names)
+    config.write_text(
+        f"model: {{tokenizer: {english_pieces}}}\noutput: run\nstage: full\nepochs: 2\nglobal_batch: 1\ndata: {{sources: [{sources}]}}\n"
+    )
+    out, _ = show(capsys, "--config", config, "--examples", "0")
+    table = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith(("many", "few"))}
+    assert table["many"][-3:] == ["30", "60", "2.00"] and table["few"][-3:] == ["3", "6", "2.00"]
+    assert "one epoch reads each row of each once" in out
+    out, _ = show(capsys, "--config", config, "--examples", "0", "--limit", "2")
+    assert "how often each row is read: --limit null tells" in out and "2.00" not in out

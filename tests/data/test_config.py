@@ -46,3 +46,9 @@ def test_caps_count_what_their_words_say() -> None:
     assert config.Share(max_tokens=6400).taken(1000, length=32, tokens=16_000) == 400, "padding is no token"
     assert config.Share(max_rows=300, max_tokens=6400).taken(1000, length=32) == 200
     assert config.Share(max_tokens=1).taken(1000, length=32) == 1
+
+
+def test_a_source_is_called_after_all_its_files() -> None:
+    assert config.title(["data/zh.corpus.jsonl.gz"]) == "zh" and config.title(["语料.txt"]) == "语料"
+    assert config.title(["a/one.json", "two.json", "three.json"]) == "one_and_2_more"
+    assert config.title(["corpus/part-*.jsonl"]) == "part-" and config.title(["*.jsonl"]) == "data"

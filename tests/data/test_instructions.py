@@ -160,8 +160,11 @@ def test_a_system_text_needs_a_place(tmp_path: Path) -> None:
 
 
 def test_the_first_few_wrong_rows_are_named_together(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"row 0: .*; .*row 4: [^;]*$"):
+    """What several rows have in common is said once, and the way on behind all of it."""
+    with pytest.raises(ValueError, match=r"a\.json: rows 0, 1, 2, 3, 4: no instruction [^;]* \(on_error: skip [^;]*\)$"):
         read(write(tmp_path / "a.json", [{"output": "b"}] * 9))
+    with pytest.raises(ValueError, match=r"a\.json: row 0: no instruction [^;]*; .*a\.json: row 1: expected an object [^;]*$"):
+        read(write(tmp_path / "a.json", [{"output": "b"}, 7]))
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:
@@ -193,3 +196,25 @@ def test_conversations_that_begin_alike_are_held_out_together(tmp_path: Path) ->
     assert 0 < len(held) < 120 and all(held.count(talk) == 3 for talk in held)
     single = chat.SftExample("问", "文", "答")
     assert instructions.opening(single) == single.question == "问\n文"
+
+
+def test_what_other_sources_hold_out_is_dropped(tmp_path: Path) -> None:
+    """By their hash, by their files, and not what they train on."""
+    rows = [{"instruction": f"第{number}问", "output": "答"} for number in range(60)]
+    path, apart = write(tmp_path / "a.json", rows), write(tmp_path / "b.json", rows[:3])
+    plain = config.SftData(files=(str(path),))
+    halves = config.SftData(files=("x.json",), held_out=0.5, salt="s")
+    files = config.SftData(files=("y.json",), validation_files=(str(apart),))
+    examples = [found.example for found in instructions.read(plain, [path])]
+    use_of = instructions.uses(plain, [plain, halves, files])
+    found = [use_of(example) for example in examples]
+    wanted = [number < 3 or instructions.is_held_out(example, halves) for number, example in enumerate(examples)]
+    assert found == ["dropped_held_out" if out else "train" for out in wanted] and 10 < sum(wanted) < 50
+    own = instructions.uses(halves, [plain])
+    assert {own(example) for example in examples} == {"train", "held_out"}, "its own are counted as such"
+
+
+def test_a_fault_of_json_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"instruction": "a", "output": "b\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: not JSON \(Unterminated string starting at column 32\): .* \(on_error: skip "):
+        read(tmp_path / "a.jsonl")

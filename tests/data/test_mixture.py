@@ -82,3 +82,47 @@ def test_the_end_is_an_error() -> None:
 def test_sources_are_checked(sizes: list[int], count: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mixture.Mixture(sizes, [config.Share()] * count)
+
+
+def unweighted(*epochs: float | None) -> list[config.Share]:
+    return [config.Share(max_epochs=limit) for limit in epochs]
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=st.lists(st.integers(1, 700), min_size=1, max_size=6))
+def test_without_weights_an_epoch_reads_every_row_once(sizes: list[int]) -> None:
+    """Also a source of one row beside one of many, which no weight in thousandths would give its due."""
+    mixed, total = mixture.Mixture(sizes, unweighted(*[None] * len(sizes))), sum(sizes)
+    for epoch in range(2):
+        drawn = mixed.draw(np.arange(epoch * total, (epoch + 1) * total))
+        for source, size in enumerate(sizes):
+            assert drawn.ordinal_N[drawn.source_N == source].tolist() == list(range(epoch * size, (epoch + 1) * size))
+    half = np.bincount(mixed.draw(np.arange(total // 2)).source_N, minlength=len(sizes))
+    assert np.abs(half - np.array(sizes) / 2).max() <= len(sizes) + 1, "spread evenly"
+
+
+def test_worked_example_without_weights() -> None:
+    assert mixture.Mixture([2, 4], unweighted(None, None)).draw(np.arange(6)).source_N.tolist() == [1, 0, 1, 1, 0, 1]
+    far = mixture.Mixture([10**9, 3], unweighted(None, None)).draw(np.array([5 * (10**9 + 3) - 1]))
+    assert far.ordinal_N[0] in (5 * 10**9 - 1, 14)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4))
+def test_counts_are_those_of_the_rows(data: st.DataObject, sizes: list[int]) -> None:
+    limits = data.draw(st.lists(st.one_of(st.none(), st.floats(0.1, 4)), min_size=len(sizes), max_size=len(sizes)))
+    weights = data.draw(st.one_of(st.none(), st.lists(st.floats(0.1, 9), min_size=len(sizes), max_size=len(sizes))))
+    given_shares = unweighted(*limits) if weights is None else shares(*weights, epochs=tuple(limits))
+    mixed = mixture.Mixture(sizes, given_shares)
+    total = min(mixed.num_rows or 1500, 1500)
+    sources = mixed.draw(np.arange(total)).source_N
+    for rows in {0, 1, total // 3, total}:
+        assert mixed.counts(rows).tolist() == np.bincount(sources[:rows], minlength=len(sizes)).tolist()
+    if mixed.num_rows == total and None not in limits:
+        spent = [max(1, int(size * limit)) for size, limit in zip(sizes, limits, strict=True)]
+        assert mixed.counts(total).tolist() == spent, "each source as often as it may be, whatever the others do"
+
+
+def test_weights_are_for_all_sources_or_none() -> None:
+    with pytest.raises(ValueError, match=r"1 of 2 sources have a share\.weight: give one to each, or to none"):
+        mixture.Mixture([3, 4], [config.Share(2.0), config.Share()])

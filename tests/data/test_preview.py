@@ -46,10 +46,10 @@ def test_examples_are_those_that_are_built(tmp_path: Path, tokenizer: processor.
             zip(row.tokens[held].tolist(), row.loss_mask[held].tolist(), row.segment_ids[held].tolist(), strict=True)
         )
     counted = built.metadata["splits"]["train"]
-    assert {name: look.counts[name] for name in ("examples", "turns", "tokens", "dropped_empty")} == {
-        name: counted[name] for name in ("examples", "turns", "tokens", "dropped_empty")
+    assert {name: look.counts[name] for name in ("examples", "turns", "tokens", "dropped_empty", "characters")} == {
+        name: counted[name] for name in ("examples", "turns", "tokens", "dropped_empty", "characters")
     }
-    assert look.counts["learnt"] == counted["targets"] and look.counts["rows"] == 12
+    assert look.counts["learnt"] == counted["targets"] and look.counts["rows"] == counted["rows"] and look.counts["read"] == 12
     assert look.samples[0].about.startswith("alpaca, 1 turn: ") and look.samples[1].about.startswith("alpaca, 2 turns: ")
 
 
@@ -92,7 +92,7 @@ def test_no_more_is_read_than_is_wanted(tmp_path: Path, tokenizer: processor.Tok
     look = preview.text(data, tokenizer, examples=1, limit=10)
     assert look.counts["documents"] == 10 and not look.whole
     rows = preview.sft(config.SftData(files=(str(instructions(tmp_path, 50)),)), tokenizer, examples=1, limit=10)
-    assert rows.counts["rows"] == 10 and not rows.whole
+    assert rows.counts["read"] == 10 and not rows.whole
     behind = preview.sft(config.SftData(files=(str(instructions(tmp_path, 50)),)), tokenizer, start=30, examples=2, limit=10)
     assert len(behind.samples) == 2 and behind.counts["examples"] == 32
 

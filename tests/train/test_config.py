@@ -142,7 +142,7 @@ stage: {preset: sft, lora: [q_proj, v_proj], extra_rules: [{pattern: params/embe
 data:
   sources:
   - {text: {files: [a.txt], held_out: 0.01}, share: {weight: 2.0}}
-  - {store: rows}
+  - {store: rows, share: {weight: 1}}
 epochs: 1
 optimizer: {learning_rate: 1e-4}
 """

@@ -32,12 +32,12 @@ def built(tokenizer, text_data, tmp_path_factory):
 
 def test_a_corpus_is_built_once_and_counted(built, tokenizer, text_data) -> None:
     directory, opened, lines = built
-    assert len(lines) == 1 and "rows of 32 tokens" in lines[0]
+    assert [line for line in lines if "rows of 32 tokens" in line] == lines[:1] and "written to" in lines[0]
     assert opened.length == 32 and opened.prompt is None and len(opened.held_out) == 1
     again: list[str] = []
     data = config.Data(sources=(config.Source(text=text_data), config.Source(store=str(directory / "0"))))
     twice = feed.open_data(data, tokenizer, directory, say=again.append)
-    assert not again and twice.num_rows == 2 * opened.num_rows
+    assert "as they were built" in again[0] and again[1:] == lines[1:] and twice.num_rows == 2 * opened.num_rows
     assert twice.identity == [opened.identity[0]] * 2
     names = [held_out.name for held_out in twice.held_out]
     assert len(set(names)) == 2, "their scores stand beside each other"
@@ -183,3 +183,62 @@ def test_scores_of_several_sources_weigh_by_tokens() -> None:
 
 def test_a_store_is_what_the_package_writes(built) -> None:
     assert isinstance(built[1].sources[0], store.Store)
+
+
+def instructions(path: Path, numbers: range) -> data_config.SftData:
+    path.write_text("".join(f'{{"instruction": "Say {number}.", "output": "It is {number}."}}\n' for number in numbers))
+    return data_config.SftData(files=(str(path),), length=64, template="none", packing="one")
+
+
+def test_what_one_set_of_instructions_holds_out_is_learnt_through_no_other(tokenizer, tmp_path) -> None:
+    """Two files with the same questions: one holds some out, the other says nothing of it, and the run says how many were dropped."""
+    first, second = (instructions(tmp_path / f"{name}.jsonl", range(50)) for name in ("first", "second"))
+    said: list[str] = []
+    sources = (config.Source(sft=dataclasses.replace(first, held_out=0.3)), config.Source(sft=second))
+    opened = feed.open_data(config.Data(sources=sources), tokenizer, tmp_path / "data", say=said.append)
+    [held_out] = opened.held_out
+    learnt, asked = ({tuple(row.tokens) for row in map(rows.__getitem__, range(len(rows)))} for rows in (opened.sources[1], held_out.rows))
+    assert len(asked) > 5 and not learnt & asked and len(learnt) + len(asked) == 50
+    assert f"data: second: left out or repaired (train): {len(asked)} dropped held out" in said
+
+
+def test_a_store_beside_other_sources_is_not_taken_for_checked(tokenizer, tmp_path) -> None:
+    whole, part = instructions(tmp_path / "whole.jsonl", range(50)), instructions(tmp_path / "part.jsonl", range(30))
+    feed.open_data(config.Data(sources=(config.Source(sft=whole),)), tokenizer, tmp_path / "before", say=print)
+    beside, said = (config.Source(store=str(tmp_path / "before" / "0")), config.Source(sft=dataclasses.replace(part, held_out=0.3))), []
+    feed.open_data(config.Data(sources=beside), tokenizer, tmp_path / "data", say=said.append)
+    [note] = [line for line in said if "note" in line]
+    assert note.startswith("data: 0: note: what another source holds out may stand in its rows")
+
+
+def test_what_is_cut_and_dropped_is_said_by_source(tokenizer, tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"instruction": "Say yes.", "output": "yes"}\n{"instruction": "Say no.", "output": "%s"}\n{"oops\n' % ("no " * 200))
+    sft = data_config.SftData(files=(str(path),), length=64, template="none", on_error="skip")
+    said: list[str] = []
+    for _ in range(2):
+        feed.open_data(config.Data(sources=(config.Source(sft=sft),)), tokenizer, tmp_path / "data", say=said.append)
+    assert "1 answers were cut and do not teach where an answer ends; raise length" in said[1]
+    assert said[2] == "data: rows: left out or repaired (train): 1 malformed"
+    assert said[4:] == said[1:3], "who looks at a later start reads it too"
+
+
+def test_what_is_read_of_each_source_is_said(tokenizer, tmp_path) -> None:
+    """Without weights an epoch is a pass over every source; with weights the lines say what it is."""
+    large, small = instructions(tmp_path / "large.jsonl", range(60)), instructions(tmp_path / "small.jsonl", range(60, 80))
+
+    def lines(*weights: float | None, epochs: float) -> list[str]:
+        shares = [data_config.Share(weight=weight) for weight in weights]
+        sources = tuple(config.Source(sft=sft, share=share) for sft, share in zip((large, small), shares, strict=True))
+        data = feed.open_data(config.Data(sources=sources), tokenizer, tmp_path / "data", say=print)
+        source = batches.Batches(data.sources, global_batch=4, seed=0, shares=shares, taken=data.taken)
+        return feed.portions(data, source, steps=math.ceil(epochs * data.num_rows / 4))
+
+    assert lines(None, None, epochs=3) == [
+        "data: large: 75.0 % of what the run reads: 180 rows, each of its 60 3.00 times",
+        "data: small: 25.0 % of what the run reads: 60 rows, each of its 20 3.00 times",
+    ]
+    assert lines(1, 1, epochs=3) == [
+        "data: large: 50.0 % of what the run reads: 120 rows, each of its 60 2.00 times",
+        "data: small: 50.0 % of what the run reads: 120 rows, each of its 20 6.00 times",
+    ]

@@ -10,7 +10,7 @@ from zhllama_jax import tree
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import places, texts
 from zhllama_jax.convert import fold, llama_hf
-from zhllama_jax.data import build
+from zhllama_jax.data import account, build
 from zhllama_jax.model import config as model_config
 from zhllama_jax.tokenizer import processor
 from zhllama_jax.train import config as train_config
@@ -78,24 +78,8 @@ def pack(config: config_lib.Adapt, tokenizer: str, name: str, folder: Path, befo
         data = dataclasses.replace(config.texts[name], length=config.sequence_length)
         built = build.text(data, model, folder, others=texts.others(config.texts, name), overwrite=True)
     splits = built.metadata["splits"]
-    return {"rows": len(built.train), "splits": splits, "remarks": _shortened(splits, length=config.sequence_length)}
-
-
-def _shortened(splits: Mapping[str, Mapping[str, Any]], *, length: int) -> list[str]:
-    """What of instruction rows was cut or left out because it is too long, in a sentence for each split where something was."""
-    said = []
-    for split, counts in splits.items():
-        changes = {
-            "cut": "answers were cut and do not teach where an answer ends",
-            "turns_cut": "later turns of conversations were left out",
-            "dropped_overlong": "rows were left out",
-        }
-        found = [f"{counts[name]:,} {change}" for name, change in changes.items() if counts.get(name)]
-        if found:
-            rows = counts["examples"] + counts["dropped_overlong"]
-            lead = f"{length:,} tokens are too few for some of the {rows:,} instruction rows ({split})"
-            said.append(f"{lead}: {', '.join(found)}; raise sequence_length")
-    return said
+    remarks = account.shortened(splits, length=config.sequence_length, setting="sequence_length")
+    return {"rows": len(built.train), "splits": splits, "remarks": remarks}
 
 
 def experiment(

@@ -33,7 +33,7 @@ def run(
       zhllama data build --tokenizer merged.model --sft.files alpaca_zh.json --output rows_sft
     """
     from zhllama_jax import files
-    from zhllama_jax.data import build, store
+    from zhllama_jax.data import account, build, store
     from zhllama_jax.tokenizer import processor
 
     if (text is None) == (sft is None):
@@ -53,9 +53,12 @@ def run(
         for name, forms in counts.get("forms", {}).items():
             terminal.result(f"{split}: {name}: {', '.join(f'{count:,} {form}' for form, count in forms.items()) or 'no rows'}")
         changed = {name: count for name, count in counts.items() if name in ("cut", "turns_cut") or name.startswith("dropped_")}
-        for name, count in {**counts.get("faults", {}), **changed}.items():
+        faults = account.faults(built.metadata, split)
+        for name, count in {**faults, **changed}.items():
             if count:
                 terminal.result(f"{split}: {name.replace('_', ' ')}: {count:,}")
+        for place in counts.get("located", []) if faults else []:
+            terminal.result(f"  {place}")
     terminal.say(f"{'wrote' if built.fresh else 'was there already:'} {output}, rows of {built.train.length} tokens")
     stage = ["--stage", "sft"] if sft is not None else []
     terminal.then("train", "--model", "MODEL", *stage, "--data.sources", f"{{store: {output}}}", "--steps", 1000, "--output", "runs/stage")

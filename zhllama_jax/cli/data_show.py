@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
 
 from zhllama_jax.adapt import config as adapt_config
 from zhllama_jax.cli import located, terminal
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from zhllama_jax.tokenizer import processor
 
 MASKED, LEARNT, BORDER = "cyan", "bold green", "dim"
-COUNTED = ("rows", "documents", "examples", "turns", "characters", "tokens", "learnt")
+COUNTED = ("read", "documents", "examples", "turns", "characters", "tokens", "learnt", "rows")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,7 @@ def run(
     *,
     tokenizer: str | None = None,
     files: list[Path] | None = None,
+    on_error: data_config.OnError = "strict",
     text: data_config.TextData | None = None,
     sft: data_config.SftData | None = None,
     examples: int = 3,
@@ -69,6 +72,7 @@ def run(
       config: a configuration whose data are to be shown.
       tokenizer: SentencePiece model, a directory that holds one, or a hub id; by default the one that the configuration names.
       files: text or instruction files to look at, each a source of its own, read with the defaults of `data build`.
+      on_error: of --files: stop at faults (strict), or count them and go on (skip).
       text: a corpus, as for `data build`.
       sft: instructions, as for `data build`.
       examples: how many examples (of text: packed rows) of each source.
@@ -89,7 +93,7 @@ def run(
         raise ValueError(f"examples and start must be at least 0 and limit at least 1, got {examples}, {start}, {limit}")
     if isinstance(config, Build):
         tokenizer, text, sft = config.tokenizer, config.text, config.sft
-    sources = [*_of_files(files or []), *_of_flags(text, sft), *_of_configuration(config)]
+    sources = [*_of_files(files or [], on_error), *_of_flags(text, sft), *_of_configuration(config)]
     if not sources:
         raise ValueError("nothing to show: give --files FILE …, --text.files FILE …, --sft.files FILE …, or --config F")
     name = tokenizer or _tokenizer_of(config)
@@ -102,8 +106,8 @@ def run(
     counted = []
     for number, source in enumerate(sources, start=1):
         terminal.result(f"source {number} of {len(sources)}: {source.name} ({_described(source)})")
-        others = [other.data for other in sources if isinstance(other.data, data_config.TextData) and other is not source]
-        look = _look(source, model, others, start=start, examples=examples, limit=limit)
+        beside = [other.data for other in sources if other is not source]
+        look = _look(source, model, beside, start=start, examples=examples, limit=limit)
         for index, sample in enumerate(look.samples, start=start):
             terminal.result(f"\nexample {index:,}, {sample.where} ({sample.about})")
             _show(console, sample)
@@ -114,14 +118,16 @@ def run(
         terminal.result("")
         counted.append((source, look))
     _summary(counted)
+    if isinstance(config, train_config.Experiment):
+        _mixture(config, counted)
     terminal.then(*_next(config, sources, name))
 
 
 def _of_flags(text: data_config.TextData | None, sft: data_config.SftData | None) -> list[Source]:
-    return [Source(Path(data.files[0]).stem, data) for data in (text, sft) if data is not None]
+    return [Source(data_config.title(data.files), data) for data in (text, sft) if data is not None]
 
 
-def _of_files(names: Sequence[Path]) -> Iterator[Source]:
+def _of_files(names: Sequence[Path], on_error: data_config.OnError) -> Iterator[Source]:
     """Files as sources: text where their rows have the field `text`, else instructions."""
     from zhllama_jax import lines
     from zhllama_jax.data import documents, instructions
@@ -132,9 +138,10 @@ def _of_files(names: Sequence[Path]) -> Iterator[Source]:
     for path in documents.expand(names, suffixes=suffixes):
         kind = lines.suffix(path)
         if kind == ".jsonl":
-            _, first = next(lines.objects(path), (0, {}))
+            _, first = next(documents.objects(path, on_error=on_error, tally=documents.Tally()), (0, {}))
             kind = ".txt" if isinstance(first.get("text"), str) and "instruction" not in first else ".json"
-        data = data_config.TextData(files=(str(path),)) if kind == ".txt" else data_config.SftData(files=(str(path),))
+        made = data_config.TextData if kind == ".txt" else data_config.SftData
+        data = made(files=(str(path),), on_error=on_error)
         yield Source(path.name, data)
 
 
@@ -142,12 +149,7 @@ def _of_configuration(config: Build | train_config.Experiment | adapt_config.Ada
     """The sources of a training or a pipeline."""
     if isinstance(config, train_config.Experiment):
         for source in config.data.sources:
-            data = source.text or source.sft
-            if data is not None:
-                yield Source(Path(data.files[0]).stem, data, source.share)
-            else:
-                assert source.store is not None, "a source is a store, a corpus or instructions"
-                yield Source(Path(source.store).name, Path(source.store), source.share)
+            yield Source(source.name, source.text or source.sft or Path(str(source.store)), source.share)
     elif isinstance(config, adapt_config.Adapt):
         named: dict[str, data_config.TextData | data_config.SftData] = {**config.texts}
         if config.instructions is not None:
@@ -177,7 +179,7 @@ def _described(source: Source) -> str:
 def _look(
     source: Source,
     tokenizer: "processor.Tokenizer",
-    others: Sequence[data_config.TextData],
+    beside: "Sequence[data_config.TextData | data_config.SftData | Path]",
     *,
     start: int,
     examples: int,
@@ -186,9 +188,11 @@ def _look(
     from zhllama_jax.data import preview
 
     if isinstance(source.data, data_config.SftData):
-        return preview.sft(source.data, tokenizer, start=start, examples=examples, limit=limit)
+        rows = [other for other in beside if isinstance(other, data_config.SftData)]
+        return preview.sft(source.data, tokenizer, others=rows, start=start, examples=examples, limit=limit)
     if isinstance(source.data, data_config.TextData):
-        return preview.text(source.data, tokenizer, others=others, start=start, examples=examples, limit=limit)
+        texts = [other for other in beside if isinstance(other, data_config.TextData)]
+        return preview.text(source.data, tokenizer, others=texts, start=start, examples=examples, limit=limit)
     from zhllama_jax.data import build, store
 
     train = store.open_store(source.data, build.TRAIN, tokenizer_sha256=tokenizer.sha256)
@@ -269,9 +273,9 @@ def _show_ids(sample: "preview.Sample") -> None:
 
 
 def _summary(counted: Sequence[tuple[Source, "preview.Look"]]) -> None:
-    """Counts by source, what was left out or repaired, and the parts of a mixture."""
+    """Counts by source, and what was left out or repaired."""
     columns = [name for name in COUNTED if any(look.counts.get(name) for _, look in counted)]
-    rows = [[source.name, *(f"{look.counts.get(name, 0):,}" for name in columns)] for source, look in counted]
+    rows = [[source.name, *(f"{look.counts[name]:,}" if name in look.counts else "-" for name in columns)] for source, look in counted]
     terminal.result(terminal.table([["source", *columns], *rows]))
     for source, look in counted:
         if not look.whole:
@@ -283,23 +287,83 @@ def _summary(counted: Sequence[tuple[Source, "preview.Look"]]) -> None:
             terminal.result(f"{source.name}: {name.replace('_', ' ')}: {count:,}")
         for place in look.located:
             terminal.result(f"  {place}")
-    shares = [(source, source.share) for source, _ in counted if source.share is not None]
-    total = sum(share.weight for _, share in shares)
-    if shares:
-        parts = [["mixture", "weight", "per cent", "max_epochs", "max_rows", "max_tokens"]]
-        for source, share in shares:
-            caps = ("-" if value is None else f"{value:,}" for value in (share.max_epochs, share.max_rows, share.max_tokens))
-            parts.append([source.name, f"{share.weight:g}", f"{100 * share.weight / total:.1f}", *caps])
-        terminal.result(f"\n{terminal.table(parts)}")
+
+
+def _mixture(config: train_config.Experiment, counted: Sequence[tuple[Source, "preview.Look"]]) -> None:
+    """The sources' parts in a training; how much it reads of each is known where all of them were read to their ends."""
+    from zhllama_jax.data import mixture
+
+    shares = [source.share for source in config.data.sources]
+    weighted, whole = data_config.weighted(shares), all(look.whole for _, look in counted)
+    head = ["mixture", *(["weight", "per cent"] if weighted else []), "max_epochs", "max_rows", "max_tokens"]
+    parts = [[source.name] for source, _ in counted]
+    total = sum(share.weight or 0.0 for share in shares)
+    for row, share in zip(parts, shares, strict=True):
+        row += [f"{share.weight:g}", f"{100 * (share.weight or 0.0) / total:.1f}"] if weighted else []
+        row += ["-" if value is None else f"{value:,}" for value in (share.max_epochs, share.max_rows, share.max_tokens)]
+    if whole:
+        length = _length(counted[0][0].data)
+        taken = [_taken(share, look, length) for share, (_, look) in zip(shares, counted, strict=True)]
+        mixed, asked = mixture.Mixture(taken, shares), config.num_steps(rows=sum(taken), length=length) * config.batch_rows(length)
+        read = mixed.counts(asked if mixed.num_rows is None else min(asked, mixed.num_rows))
+        head += ["rows used", "rows read", "times"]
+        for row, rows, reads in zip(parts, taken, read.tolist(), strict=True):
+            row += [f"{rows:,}", f"{reads:,}", f"{reads / rows:.2f}"]
+    terminal.result(f"\n{terminal.table([head, *parts])}")
+    if not whole:
+        terminal.result("how often each row is read: --limit null tells")
+    if not weighted and len(parts) > 1:
+        terminal.result("no weights: sources stand in proportion to their rows, and one epoch reads each row of each once")
+
+
+def _taken(share: data_config.Share, look: "preview.Look", length: int) -> int:
+    """How many of a source's rows a share leaves, as in a training: of instructions, examples and their tokens count."""
+    examples = look.counts.get("examples")
+    return share.taken(look.counts["rows"], length=length, examples=examples, tokens=look.counts["tokens"] if examples else None)
+
+
+def _length(data: data_config.TextData | data_config.SftData | Path) -> int:
+    from zhllama_jax.data import store
+
+    return int(store.read_metadata(data)["length"]) if isinstance(data, Path) else data.length
 
 
 def _next(config: Build | train_config.Experiment | adapt_config.Adapt | None, sources: Sequence[Source], tokenizer: str) -> list[str]:
-    """The command that does with the data what was shown."""
+    """The command that does with the data what was shown: all of the sources, read as they were read here."""
     if isinstance(config, train_config.Experiment | adapt_config.Adapt):
         return ["train" if isinstance(config, train_config.Experiment) else "adapt", "--config", "FILE"]
     if isinstance(config, Build):
         return ["data", "build", "--config", "FILE"]
-    data = sources[0].data
+    if len(sources) == 1:
+        [(kind, chosen)] = _chosen(sources[0]).items()
+        return ["data", "build", "--tokenizer", tokenizer, *_flags(kind, chosen), "--output", "DIR"]
+    stage = ["--stage", "sft"] if any(isinstance(source.data, data_config.SftData) for source in sources) else []
+    mappings = [yaml.safe_dump(_chosen(source), default_flow_style=True, allow_unicode=True, width=10**6).strip() for source in sources]
+    return ["train", "--model", "MODEL", *stage, "--data.sources", *mappings, "--epochs", "1", "--output", "runs/stage"]
+
+
+def _chosen(source: Source) -> dict[str, dict[str, Any]]:
+    """A source as a configuration says it, without what is the default."""
+    data = source.data
     assert not isinstance(data, Path), "only a training names stores"
-    flag = "--text.files" if isinstance(data, data_config.TextData) else "--sft.files"
-    return ["data", "build", "--tokenizer", tokenizer, flag, *data.files, "--output", "DIR"]
+    return {"text" if isinstance(data, data_config.TextData) else "sft": _other_than_default(data)}
+
+
+def _other_than_default(data: Any) -> dict[str, Any]:
+    found = {}
+    for field in dataclasses.fields(data):
+        value = getattr(data, field.name)
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        if value != default:
+            found[field.name] = (
+                list(value) if isinstance(value, tuple) else _other_than_default(value) if field.name == "columns" else value
+            )
+    return found
+
+
+def _flags(name: str, value: Any) -> list[str]:
+    """A value as words of the command line."""
+    if isinstance(value, dict):
+        return [word for key, inner in value.items() for word in _flags(f"{name}.{key}", inner)]
+    words = list(map(str, value)) if isinstance(value, list) else [str(value).lower() if isinstance(value, bool) else str(value)]
+    return [f"--{name}", *words]

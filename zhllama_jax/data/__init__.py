@@ -10,6 +10,7 @@
     mixture, shuffle     which row comes when: a pure function of (seed, row number)
     batches              rows -> NumPy batches, by step number
     build                the whole way from files to a store, with counts
+    account              what became of the data, in sentences
     preview              the first rows of files, token by token, before anything is built
 
 Nothing here imports JAX: a batch is NumPy until the training loop puts it on devices.

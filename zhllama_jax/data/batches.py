@@ -73,7 +73,7 @@ class Batches:
           sources: stores or lists of rows, all of one length.
           global_batch: rows per step, all hosts together.
           seed: names the order; any integer.
-          shares: one per source; equal parts if None.
+          shares: one per source; None mixes by rows.
           taken: rows of each source that take part, where the shares' caps count something else than rows (see `config.Share.taken`);
             None leaves it to the caps.
           separate: documents of a row see only themselves, positions start anew in each, and the step from one to the next
@@ -109,6 +109,10 @@ class Batches:
         """The rows `slots` of a step's global batch; for meshes whose hosts do not hold equal parts in order."""
         picked = range(self.global_batch)[slots]
         return collate([self._sources[source][row] for source, row in self.where(step, picked)], separate=self._separate)
+
+    def counts(self, steps: int) -> list[int]:
+        """How many rows of each source the first `steps` steps read; a row counts as often as it is read."""
+        return [int(count) for count in self._mixture.counts(steps * self.global_batch)]
 
     def where(self, step: int, slots: Sequence[int]) -> list[tuple[int, int]]:
         """(source, row of the source) of each of `slots` of a step; reads nothing."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zhllama_jax import files, templates
+from zhllama_jax import files, lines, templates
 from zhllama_jax.data import config, documents, holdout, instructions, pack, store
 from zhllama_jax.tokenizer import processor
 
@@ -24,6 +24,9 @@ RECIPES = {"text": 4, "sft": 6}
 CHUNK_CHARACTERS = 1 << 20
 
 TRAIN, VALIDATION = "train", "validation"
+
+Others = Sequence[config.TextData | config.SftData]
+"""Data of the same kind that are used together with some."""
 
 
 class Progress(NamedTuple):
@@ -75,7 +78,7 @@ def text(
     inputs = documents.expand(data.files)
     validation = documents.expand(data.validation_files) if data.validation_files else []
     metadata = _metadata("text", data, tokenizer, inputs, validation, others)
-    apart = documents.expand([path for other in others for path in other.validation_files])
+    apart = _validation_files(others)
     if (ready := _ready(output, metadata["key"], overwrite, [*inputs, *validation, *apart])) is not None:
         return ready
     splits: dict[str, Iterable[pack.Row]] = {
@@ -90,14 +93,17 @@ def sft(
     tokenizer: processor.Tokenizer,
     output: str | Path,
     *,
+    others: Sequence[config.SftData] = (),
     overwrite: bool = False,
     progress: Report | None = None,
 ) -> Built:
     """Builds the store of instruction rows in the directory `output`, or opens it if it is there.
 
+    Conversations that begin like one that `others`, the instructions that are used together with these, hold out are not trained on.
+
     The metadata count, per split: examples, turns (answers) learnt, characters of these answers, tokens, targets, rows, turns_cut
-    (turns at the ends of conversations that did not fit), examples dropped (no answer left, or begun like one of the validation files)
-    and cut (answer shortened); rows of each form in each file, and faults of rows, by kind. They record template and boundary, which
+    (turns at the ends of conversations that did not fit), examples dropped (no answer left, or begun like one that is held out elsewhere)
+    and cut (answer shortened); its rows of each form in each file, and faults of rows, by kind. They record template and boundary, which
     the model must be asked with; `closed` says whether conversations were learnt.
 
     Raises:
@@ -108,11 +114,13 @@ def sft(
     templates.named(data.template)
     inputs = documents.expand(data.files, suffixes=instructions.SUFFIXES)
     validation = documents.expand(data.validation_files, suffixes=instructions.SUFFIXES) if data.validation_files else []
-    metadata = _metadata("sft", data, tokenizer, inputs, validation)
-    if (ready := _ready(output, metadata["key"], overwrite, [*inputs, *validation])) is not None:
+    metadata = _metadata("sft", data, tokenizer, inputs, validation, others)
+    apart = _validation_files(others)
+    if (ready := _ready(output, metadata["key"], overwrite, [*inputs, *validation, *apart])) is not None:
         return ready
     splits: dict[str, Iterable[pack.Row]] = {
-        split: _sft_rows(data, tokenizer, paths, split, metadata, progress) for split, paths in _split_files(data, inputs, validation)
+        split: _sft_rows(data, others, tokenizer, paths, split, metadata, progress)
+        for split, paths in _split_files(data, inputs, validation)
     }
     return _write(output, splits, metadata, overwrite)
 
@@ -122,13 +130,18 @@ def key(
     data: config.TextData | config.SftData,
     tokenizer: processor.Tokenizer,
     digests: Sequence[Sequence[str]],
-    others: Sequence[config.TextData] = (),
+    others: Others = (),
 ) -> str:
     """The name of a build: a digest over the recipe, the choices, the tokenizer and the contents (not the names) of the inputs."""
     choices = {name: value for name, value in dataclasses.asdict(data).items() if name not in ("files", "validation_files")}
-    choices["others"] = [[other.held_out, other.salt] for other in others]
+    choices["others"] = [_rule(other) for other in others if other.held_out or other.validation_files]
     described = json.dumps([RECIPES[kind], store.FORMAT, kind, choices, tokenizer.sha256, digests], sort_keys=True)
     return hashlib.sha256(described.encode("utf-8")).hexdigest()
+
+
+def _rule(other: config.TextData | config.SftData) -> list[Any]:
+    """What beside the contents of its files decides what other data hold out."""
+    return [other.held_out, other.salt, *([dataclasses.astuple(other.columns)] if isinstance(other, config.SftData) else [])]
 
 
 class Spelled(NamedTuple):
@@ -172,9 +185,9 @@ def _metadata(
     tokenizer: processor.Tokenizer,
     inputs: Sequence[Path],
     validation: Sequence[Path],
-    others: Sequence[config.TextData] = (),
+    others: Others,
 ) -> dict[str, Any]:
-    apart = documents.expand([path for other in others for path in other.validation_files])
+    apart = _validation_files(others)
     sources = {
         name: [{"name": path.name, "bytes": path.stat().st_size, "sha256": files.sha256(path)} for path in paths]
         for name, paths in (("files", inputs), ("validation_files", validation), ("held_out_by_others", apart))
@@ -188,8 +201,15 @@ def _metadata(
         "length": data.length,
         "options": {name: value for name, value in dataclasses.asdict(data).items() if name not in ("files", "validation_files")},
         "sources": sources,
+        "held_out": [[each.held_out, each.salt] for each in (data, *others) if each.held_out],
         "splits": {},
     }
+
+
+def _validation_files(others: Others) -> list[Path]:
+    """The files that others hold out as they are."""
+    suffixes = instructions.SUFFIXES if any(isinstance(other, config.SftData) for other in others) else lines.SUFFIXES
+    return documents.expand([path for other in others for path in other.validation_files], suffixes=suffixes)
 
 
 def _split_files(data: config.TextData | config.SftData, inputs: list[Path], validation: list[Path]) -> list[tuple[str, list[Path]]]:
@@ -257,7 +277,7 @@ def _text_rows(
     ends = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id or 0}
     rows = pack.pack_corpus(tokenised(), data, **ends)
     yield from _counted(rows, counts)
-    _require(used.documents, split, data.held_out, paths)
+    _require(used.documents, split, data.held_out, paths, read=f"documents read: {read.documents:,}")
     metadata["splits"][split] = {
         "documents": used.documents,
         "characters": used.characters,
@@ -271,6 +291,7 @@ def _text_rows(
 
 def _sft_rows(
     data: config.SftData,
+    others: Sequence[config.SftData],
     tokenizer: processor.Tokenizer,
     paths: Sequence[Path],
     split: str,
@@ -280,7 +301,8 @@ def _sft_rows(
     """The rows of one split; its counts are in `metadata` when exhausted."""
     read = instructions.Tally()
     counts: Counter[str] = Counter(examples=0, turns=0, dropped_empty=0, dropped_overlong=0, dropped_held_out=0, cut=0, turns_cut=0)
-    use_of = None if split == VALIDATION and data.validation_files else instructions.uses(data)
+    use_of = None if split == VALIDATION and data.validation_files else instructions.uses(data, others if split == TRAIN else ())
+    forms: dict[str, Counter[str]] = {path.name: Counter() for path in paths}
     wanted = "train" if split == TRAIN else "held_out"
 
     def examples() -> Iterator[pack.Example]:
@@ -293,14 +315,10 @@ def _sft_rows(
             if example is None:
                 counts["dropped_overlong" if row.output else "dropped_empty"] += 1
                 continue
-            cut = example.tokens[-1] != tokenizer.eos_id
-            learnt = 1 if cut else sum(learns and token == tokenizer.eos_id for token, learns in zip(*example, strict=True))
-            answers = [tokenizer.decode(example.tokens[example.loss_mask.index(1) :])] if cut else [answer for _, answer in row.turns]
+            learnt = instructions.learnt(tokenizer, row, example)
+            forms[Path(found.source).name][found.form] += 1
             counts["examples"] += 1
-            counts["turns"] += learnt
-            counts["turns_cut"] += len(row.turns) - learnt
-            counts["cut"] += cut
-            counts["characters"] += sum(map(len, answers[:learnt]))
+            counts.update(learnt._asdict())
             counts["tokens"] += len(example.tokens)
             if progress is not None and counts["examples"] % 256 == 0:
                 progress(Progress(split, counts["examples"], counts["tokens"]))
@@ -308,9 +326,10 @@ def _sft_rows(
 
     packed = pack.pack_examples(examples(), length=data.length, pad_id=tokenizer.pad_id or 0, several=data.packing == "several")
     yield from _counted(packed, counts)
-    _require(counts["examples"], split, data.held_out, paths, left_out=_left_out(counts, data))
-    forms = {name: dict(rows) for name, rows in read.forms.items()}
-    metadata["splits"][split] = {**counts, "forms": forms, "faults": dict(read.faults), "located": read.located}
+    read_rows = f"rows read: {sum(rows.total() for rows in read.forms.values()):,}"
+    _require(counts["examples"], split, data.held_out, paths, read=read_rows, left_out=_left_out(counts, data))
+    by_form = {name: dict(rows) for name, rows in forms.items()}
+    metadata["splits"][split] = {**counts, "forms": by_form, "faults": dict(read.faults), "located": read.located}
 
 
 def _counted(rows: Iterable[pack.Row], counts: Counter[str]) -> Iterator[pack.Row]:
@@ -327,21 +346,21 @@ def _left_out(counts: Counter[str], data: config.SftData) -> str:
     reasons = {
         "dropped_overlong": f"{longer} {data.length:,} tokens: raise length (in adapt: sequence_length)",
         "dropped_empty": "have an empty answer",
-        "dropped_held_out": "begin like a row of the validation files: take them out of one of the two",
+        "dropped_held_out": "begin like a row that is held out elsewhere: take them out of one of the two",
     }
     total = sum(counts[name] for name in reasons)
     return "; ".join(f"{counts[name]:,} of {total:,} rows {reason}" for name, reason in reasons.items() if counts[name])
 
 
-def _require(number: int, split: str, held_out: float, paths: Sequence[Path], *, left_out: str = "") -> None:
-    """Raises where a split came out empty; `left_out` says what became of the rows that were read."""
+def _require(number: int, split: str, held_out: float, paths: Sequence[Path], *, read: str, left_out: str = "") -> None:
+    """Raises where a split came out empty; `read` says how much was read, `left_out` what became of it."""
     if number:
         return
     names = ", ".join(map(str, paths))
     if left_out:
         raise ValueError(f"{names}: no row is left to {'train' if split == TRAIN else 'validate'} on: {left_out}")
     if split == VALIDATION and held_out:
-        raise ValueError(f"held_out {held_out} holds nothing out of {names}: raise it, or name validation_files")
+        raise ValueError(f"held_out {held_out} holds nothing out of {names} ({read}): raise it, or name validation_files")
     raise ValueError(f"{names}: nothing to train on in there" if split == TRAIN else f"{names}: nothing to validate on in there")
 
 

@@ -1,6 +1,9 @@
 """What may be chosen about data. No JAX here: the command line reads it at start."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from zhllama_jax import templates
@@ -19,21 +22,22 @@ class Share:
     A cap takes a sample of the source, drawn by the run's seed and the same in every epoch; an epoch is one pass over the sample.
 
     Attributes:
-      weight: rows in proportion to the other sources' weights, rounded to thousandths of the whole.
+      weight: rows in proportion to the other sources' weights, rounded to thousandths of the whole; None, for all sources or none: in
+        proportion to the rows that take part, so that each pass over the whole reads every row once.
       max_epochs: how often the source may be gone through (also a fraction); None is as often as the run asks.
       max_rows: at most so many rows of the source are used: of instructions, examples (where several of them are packed into one row,
         by the mean number in a row), of text, packed rows.
       max_tokens: at most so many tokens of the source are used, padding not counted, by the mean number in a row.
     """
 
-    weight: float = 1.0
+    weight: float | None = None
     max_epochs: float | None = None
     max_rows: int | None = None
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         problems = []
-        if not (self.weight > 0 and self.weight < float("inf")):
+        if self.weight is not None and not (self.weight > 0 and self.weight < float("inf")):
             problems.append(f"weight must be above 0, got {self.weight!r}: leave the source out instead")
         if self.max_epochs is not None and not self.max_epochs > 0:
             problems.append(f"max_epochs must be above 0 or none, got {self.max_epochs!r}")
@@ -59,6 +63,18 @@ class Share:
         if self.max_tokens is not None:
             left = min(left, self.max_tokens * rows // max(tokens or rows * length, 1))
         return min(max(left, 1), rows)
+
+
+def weighted(shares: Sequence[Share]) -> bool:
+    """Whether sources are mixed by weights, not by their rows.
+
+    Raises:
+      ValueError: some of them have a weight and others have none.
+    """
+    given = sum(share.weight is not None for share in shares)
+    if 0 < given < len(shares):
+        raise ValueError(f"{given} of {len(shares)} sources have a share.weight: give one to each, or to none (then rows decide)")
+    return given > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +181,17 @@ class SftData:
 
     def __post_init__(self) -> None:
         _raise(_common_problems(self.files, self.validation_files, self.held_out, self.length))
+
+
+def title(files: Sequence[str]) -> str:
+    """What a source of these files is called: the first one's name without suffixes, and how many there are beside it.
+
+    >>> title(["a/talks.jsonl.gz", "b.json"])
+    'talks_and_1_more'
+    """
+    name = Path(files[0]).name.partition(".")[0] or Path(files[0]).name
+    name = re.sub(r"[^\w-]+", "_", name).strip("_") or "data"  # of a pattern such as *.jsonl
+    return name if len(files) == 1 else f"{name}_and_{len(files) - 1}_more"
 
 
 def _common_problems(files: tuple[str, ...], validation_files: tuple[str, ...], held_out: float, length: int) -> list[str]:

@@ -24,6 +24,9 @@ MAX_BYTES = 16 << 20
 
 MAX_LOCATED = 20
 
+SKIP = "(on_error: skip counts such faults and goes on)"
+"""The way on from a fault, for those who cannot mend the file."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Document:
@@ -81,7 +84,8 @@ def expand(paths: Sequence[str | Path], *, suffixes: Sequence[str] = lines.SUFFI
         else:
             matches = sorted(Path(match) for match in glob.glob(str(entry), recursive=True))
         if not matches:
-            missing.append(f"{entry} names no {' or '.join(suffixes)} file")
+            there = path.is_dir() or glob.has_magic(str(entry))
+            missing.append(f"{entry} names no {' or '.join(suffixes)} file" if there else f"{entry} does not exist")
         strange += [str(match) for match in matches if not match.is_file() or lines.suffix(match) not in suffixes]
         found.update(dict.fromkeys(matches))
     if missing:
@@ -146,7 +150,7 @@ def objects(path: str | Path, *, on_error: config.OnError, tally: Tally) -> Iter
 
 
 def unique(documents: Iterable[Document], tally: Tally, *, against: Iterable[Document] = (), repeats: bool = False) -> Iterator[Document]:
-    """The documents whose exact text was not there before, nor in `against`; the others are counted as "duplicate".
+    """The documents whose exact text was not there before, nor in `against`; others count as "duplicate" or "dropped_held_out".
 
     Args:
       documents: what to choose from.
@@ -154,9 +158,13 @@ def unique(documents: Iterable[Document], tally: Tally, *, against: Iterable[Doc
       against: documents to leave out; blank ones among them play no part.
       repeats: leave out only those in `against`, not what was there before.
     """
-    seen = {_digest(document) for document in against if document.text.strip()}
+    apart = {_digest(document) for document in against if document.text.strip()}
+    seen: set[bytes] = set()
     for document in documents:
         digest = _digest(document)
+        if digest in apart:
+            tally.faults["dropped_held_out"] += 1
+            continue
         if digest in seen:
             tally.note("duplicate", document.source, document.line)
             continue
@@ -183,7 +191,7 @@ class _Reader:
 
     def fault(self, kind: str, line: int, reason: str) -> None:
         if self._strict:
-            raise ValueError(f"{self._source}:{line}: {reason}")
+            raise ValueError(f"{self._source}:{line}: {reason} {SKIP}")
         self._tally.note(kind, self._source, line)
 
     def lines(self) -> Iterator[tuple[int, str]]:

@@ -18,7 +18,7 @@ def learned(
     Args:
       data: the corpus.
       others: corpora that are used together with it.
-      tally: counts what was read; a document that stands in validation files counts as "duplicate".
+      tally: counts what was read; what stands in validation files, or another corpus holds out, counts as "dropped_held_out".
 
     Raises:
       FileNotFoundError, ValueError: see `documents.read`.
@@ -26,11 +26,15 @@ def learned(
     tally = documents.Tally() if tally is None else tally
     together = list(dict.fromkeys([data, *others]))
     apart = (document for each in together if each.validation_files for document in _read(each, each.validation_files))
-    rules = {(each.held_out, each.salt) for each in together if each.held_out}
+    rules = {(each.held_out, each.salt) for each in others if each.held_out}
     found = documents.unique(_read(data, data.files, tally), tally, against=apart, repeats=not _deduplicates(data))
     for document in found:
-        if not any(documents.is_held_out(document.text, share, salt) for share, salt in rules):
-            yield document
+        if data.held_out and documents.is_held_out(document.text, data.held_out, data.salt):
+            continue
+        if any(documents.is_held_out(document.text, share, salt) for share, salt in rules):
+            tally.faults["dropped_held_out"] += 1
+            continue
+        yield document
 
 
 def held_out(data: config.TextData, *, tally: documents.Tally | None = None) -> Iterator[documents.Document]:

@@ -78,8 +78,9 @@ def read(data: config.SftData, paths: Sequence[str | Path], *, tally: Tally | No
     tally = Tally() if tally is None else tally
     for path in documents.expand(paths, suffixes=SUFFIXES):
         forms = tally.forms.setdefault(path.name, Counter())
-        problems: list[str] = []
-        for line, where, row in _rows(path, data.on_error, tally):
+        problems: dict[str, list[int]] = {}
+        rows = _Rows(path)
+        for line, row in rows.read(data.on_error, tally):
             try:
                 example, form = parse(row, data.columns)
                 if example.system and not templates.named(data.template).head:
@@ -88,8 +89,8 @@ def read(data: config.SftData, paths: Sequence[str | Path], *, tally: Tally | No
                 if data.on_error == "skip":
                     tally.note(fault.kind, str(path), line)
                     continue
-                problems.append(f"{where}: {fault}")
-                if len(problems) == MAX_PROBLEMS:
+                problems.setdefault(str(fault), []).append(line)
+                if sum(map(len, problems.values())) == MAX_PROBLEMS:
                     break
                 continue
             if not problems:
@@ -99,7 +100,8 @@ def read(data: config.SftData, paths: Sequence[str | Path], *, tally: Tally | No
                 forms[form] += 1
                 yield Found(example, str(path), line, form)
         if problems:
-            raise ValueError("; ".join(problems))
+            told = [f"{rows.place(numbers)}: {reason}" for reason, numbers in problems.items()]
+            raise ValueError(f"{'; '.join(told)} {documents.SKIP}")
 
 
 def opening(example: chat.SftExample) -> str:
@@ -112,19 +114,24 @@ def is_held_out(example: chat.SftExample, data: config.SftData) -> bool:
     return documents.is_held_out(opening(example), data.held_out, data.salt)
 
 
-def uses(data: config.SftData) -> Callable[[chat.SftExample], Use]:
-    """Tells of a row of `data.files` if it is trained on, held out by the hash, or dropped as a row of the validation files begins alike.
+def uses(data: config.SftData, others: Sequence[config.SftData] = ()) -> Callable[[chat.SftExample], Use]:
+    """Tells of a row of `data.files` if it is trained on, held out by the hash, or dropped.
+
+    Dropped is what begins like a row of the validation files, or like one that `others`, instructions used together with these, hold out.
 
     Raises:
       FileNotFoundError, ValueError: see `read`, of the validation files.
     """
-    against = read(data, data.validation_files) if data.validation_files else ()
-    asked = {_digest(found.example) for found in against}
+    together = list(dict.fromkeys([data, *others]))
+    apart = (found for each in together if each.validation_files for found in read(each, each.validation_files))
+    asked = {_digest(found.example) for found in apart}
+    rules = [other for other in together if other.held_out and other != data]
 
     def use(example: chat.SftExample) -> Use:
         if data.held_out and is_held_out(example, data):
             return "held_out"
-        return "dropped_held_out" if asked and _digest(example) in asked else "train"
+        elsewhere = any(is_held_out(example, other) for other in rules) or (asked and _digest(example) in asked)
+        return "dropped_held_out" if elsewhere else "train"
 
     return use
 
@@ -150,6 +157,30 @@ def render(tokenizer: processor.Tokenizer, example: chat.SftExample, data: confi
     # The original's `max_seq_length` counts all tokens of an example; a row here also holds the last one predicted.
     room = data.length if data.boundary == "faithful" else data.length + 1
     return chat.render_example(tokenizer, example, template=data.template, boundary=data.boundary, max_tokens=room, overlong=data.overlong)
+
+
+class Learnt(NamedTuple):
+    """What an example teaches of its row.
+
+    Attributes:
+      turns: answers that are learnt.
+      turns_cut: answers at the end that did not fit.
+      cut: whether the only answer was shortened.
+      characters: of the answers that are learnt.
+    """
+
+    turns: int
+    turns_cut: int
+    cut: bool
+    characters: int
+
+
+def learnt(tokenizer: processor.Tokenizer, row: chat.SftExample, example: pack.Example) -> Learnt:
+    """What the rendered `example` of a row teaches."""
+    cut = example.tokens[-1] != tokenizer.eos_id
+    turns = 1 if cut else sum(learns and token == tokenizer.eos_id for token, learns in zip(*example, strict=True))
+    answers = [tokenizer.decode(example.tokens[example.loss_mask.index(1) :])] if cut else [answer for _, answer in row.turns]
+    return Learnt(turns, len(row.turns) - turns, cut, sum(map(len, answers[:turns])))
 
 
 class Fault(ValueError):
@@ -195,16 +226,27 @@ def parse(row: Any, columns: config.Columns) -> tuple[chat.SftExample, Form]:
     return chat.SftExample(row[columns.prompt], row.get(columns.query) or "", row[columns.response], history, system or ""), "alpaca"
 
 
-def _rows(path: Path, on_error: config.OnError, tally: Tally) -> Iterator[tuple[int, str, Any]]:
-    """(number, file and number, row) of a `.json` list or of one object a line."""
-    if lines.suffix(path) == ".json" and not _begins_with_object(path):
-        value = files.parse_json(lines.content(path, max_bytes=MAX_JSON_BYTES), path=path, what="a list of instruction rows")
+class _Rows:
+    """The rows of a `.json` list, numbered from 0, or of a file with one object a line, from 1."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._listed = lines.suffix(path) == ".json" and not _begins_with_object(path)
+
+    def place(self, numbers: Sequence[int]) -> str:
+        """Where rows stand."""
+        named = ", ".join(map(str, numbers))
+        return f"{self._path}: row{'s' * (len(numbers) > 1)} {named}" if self._listed else f"{self._path}:{named}"
+
+    def read(self, on_error: config.OnError, tally: Tally) -> Iterator[tuple[int, Any]]:
+        """(number, row) of each."""
+        if not self._listed:
+            yield from documents.objects(self._path, on_error=on_error, tally=tally)
+            return
+        value = files.parse_json(lines.content(self._path, max_bytes=MAX_JSON_BYTES), path=self._path, what="a list of instruction rows")
         if not isinstance(value, list):
-            raise ValueError(f"{path}: expected a list of rows, or one object a line")
-        yield from ((number, f"{path}: row {number}", row) for number, row in enumerate(value))
-        return
-    for number, row in documents.objects(path, on_error=on_error, tally=tally):
-        yield number, f"{path}:{number}", row
+            raise ValueError(f"{self._path}: expected a list of rows, or one object a line")
+        yield from enumerate(value)
 
 
 def _begins_with_object(path: Path) -> bool:

@@ -1,14 +1,15 @@
 """Which source a row of the run comes from, and which of its rows: a pure function of the row's number.
 
 Sources share the run in fixed proportions, evenly spread (no draw of lots: every stretch of the
-run holds them in proportion, to within a row or so). A source may be limited to a number of
+run holds them in proportion, to within a row or so): by their weights, or, where they have none, by
+their rows, exactly, so that one pass over all of them reads each row once. A source may be limited to a number of
 epochs; when it is spent the others go on in their proportions, and when all are, the run has no
 more rows. No position is kept anywhere: a run that starts in the middle asks for the middle.
 """
 
-import dataclasses
+import bisect
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,24 +26,94 @@ class Drawn(NamedTuple):
     ordinal_N: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class _Phase:
+class _Pattern(Protocol):
+    """A finite order of sources that a phase repeats.
+
+    Attributes:
+      quota_S: rows of each source [S] in one pattern.
+      size: rows of the pattern, P.
+    """
+
+    quota_S: np.ndarray
+    size: int
+
+    def at(self, place_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The source at each place [N], and how many places before it have the same source."""
+
+    def before(self, place: int) -> np.ndarray:
+        """Rows of each source [S] in the first `place` places."""
+
+    def until(self, rank: int, source: int) -> int:
+        """Places up to and with the source's row number `rank`, from 0."""
+
+
+class _ByWeights:
+    """Each source spread evenly over `PERIOD` places: its row j stands at (j + ½) / quota, ties to the lower source."""
+
+    def __init__(self, weights_S: np.ndarray) -> None:
+        self.quota_S = _quotas(weights_S)
+        self.size = PERIOD
+        source_P = np.repeat(np.arange(len(self.quota_S)), self.quota_S)
+        rank_P = np.concatenate([np.arange(quota) for quota in self.quota_S])
+        order_P = np.argsort((rank_P + 0.5) / self.quota_S[source_P], kind="stable")
+        self._source_P, self._rank_P = source_P[order_P], rank_P[order_P]
+
+    def at(self, place_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self._source_P[place_N], self._rank_P[place_N]
+
+    def before(self, place: int) -> np.ndarray:
+        return np.bincount(self._source_P[:place], minlength=len(self.quota_S))
+
+    def until(self, rank: int, source: int) -> int:
+        return int(np.flatnonzero(self._source_P == source)[rank]) + 1
+
+
+class _ByRows:
+    """Every row of every source once: as many places as there are rows, which are computed and not stored.
+
+    The first source has round(p · rows / all) of the first p places, the second likewise of those that are left, and so on. Worked
+    example: 2 and 4 rows: 1 0 1 1 0 1.
+    """
+
+    def __init__(self, rows_S: np.ndarray) -> None:
+        self.quota_S = rows_S
+        self.size = int(rows_S.sum())
+        assert self.size < 2**31, f"{self.size:,} rows are too many for products of 64 bits"
+
+    def at(self, place_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        before_NS = self._counts(place_N)
+        source_N = (self._counts(place_N + 1) - before_NS).argmax(axis=1)
+        return source_N, before_NS[np.arange(len(source_N)), source_N]
+
+    def before(self, place: int) -> np.ndarray:
+        return self._counts(np.array([place]))[0]
+
+    def until(self, rank: int, source: int) -> int:
+        return bisect.bisect_right(range(self.size), rank, key=lambda places: int(self.before(places)[source]))
+
+    def _counts(self, places_N: np.ndarray) -> np.ndarray:
+        """Rows of each source [N, S] in the first so many places."""
+        counts_NS = np.zeros((len(places_N), len(self.quota_S)), np.int64)
+        left_N, total = places_N.astype(np.int64), self.size
+        for source, rows in enumerate(self.quota_S.tolist()):
+            if rows:
+                counts_NS[:, source] = (left_N * rows + total // 2) // total
+                left_N, total = left_N - counts_NS[:, source], total - rows
+        return counts_NS
+
+
+class _Phase(NamedTuple):
     """A stretch of the run with the same sources: rows `start` to `stop` (None: without end)."""
 
     start: int
     stop: int | None
     taken_S: np.ndarray
     """Rows of each source [S] that were used before the phase."""
-    quota_S: np.ndarray
-    """Rows of each source [S] in one period."""
-    source_P: np.ndarray
-    """The source at each place [P] of the period."""
-    rank_P: np.ndarray
-    """How many places [P] before it in the period have the same source."""
+    pattern: _Pattern
 
 
 class Mixture:
-    """Sources in proportion to their weights.
+    """Sources in proportion to their weights or rows.
 
     Worked example: sizes 100 and 8, weights 3 and 1, the second limited to one epoch. Of rows 0
     to 31 eight come from the second source, one in each four; from then on all come from the first.
@@ -60,7 +131,8 @@ class Mixture:
         """
         check(sizes, shares)
         self._phases = _plan(
-            np.array([share.weight for share in shares]),
+            [share.weight for share in shares] if config.weighted(shares) else None,
+            sizes,
             [None if share.max_epochs is None else max(1, int(size * share.max_epochs)) for size, share in zip(sizes, shares, strict=True)],
         )
 
@@ -68,6 +140,12 @@ class Mixture:
     def num_rows(self) -> int | None:
         """Rows until every source is spent; None if one never is."""
         return self._phases[-1].stop
+
+    def counts(self, rows: int) -> np.ndarray:
+        """How many of the first `rows` rows of the run come from each source [S]."""
+        phase = next(phase for phase in reversed(self._phases) if phase.start <= rows)
+        rounds, rest = divmod(rows - phase.start, phase.pattern.size)
+        return phase.taken_S + rounds * phase.pattern.quota_S + phase.pattern.before(rest)
 
     def draw(self, numbers_N: np.ndarray) -> Drawn:
         """The sources [N] and ordinals [N] of the run's rows `numbers_N`.
@@ -83,10 +161,10 @@ class Mixture:
         drawn = Drawn(np.zeros_like(numbers_N), np.zeros_like(numbers_N))
         for index in np.unique(phase_N):
             phase, here_N = self._phases[index], phase_N == index
-            period_n, place_n = np.divmod(numbers_N[here_N] - phase.start, len(phase.source_P))
-            source_n = phase.source_P[place_n]
+            round_n, place_n = np.divmod(numbers_N[here_N] - phase.start, phase.pattern.size)
+            source_n, rank_n = phase.pattern.at(place_n)
             drawn.source_N[here_N] = source_n
-            drawn.ordinal_N[here_N] = phase.taken_S[source_n] + period_n * phase.quota_S[source_n] + phase.rank_P[place_n]
+            drawn.ordinal_N[here_N] = phase.taken_S[source_n] + round_n * phase.pattern.quota_S[source_n] + rank_n
         return drawn
 
 
@@ -103,25 +181,28 @@ def check(sizes: Sequence[int], shares: Sequence[config.Share]) -> None:
         raise ValueError(f"source {', '.join(empty)} of the mixture has no rows")
 
 
-def _plan(weights_S: np.ndarray, limits: Sequence[int | None]) -> list[_Phase]:
-    """One phase more for each source that is spent before the others."""
+def _plan(weights: Sequence[float | None] | None, sizes: Sequence[int], limits: Sequence[int | None]) -> list[_Phase]:
+    """One phase more for each source that is spent before the others; `weights` None goes by the sizes."""
     phases: list[_Phase] = []
-    start, taken_S = 0, np.zeros(len(weights_S), np.int64)
-    alive_S = np.ones(len(weights_S), bool)
+    start, taken_S = 0, np.zeros(len(sizes), np.int64)
+    alive_S = np.ones(len(sizes), bool)
     while alive_S.any():
-        quota_S = _quotas(np.where(alive_S, weights_S, 0.0))
-        source_P, rank_P = _interleave(quota_S)
+        pattern: _Pattern
+        if weights is None:
+            pattern = _ByRows(np.where(alive_S, np.array(sizes, np.int64), 0))
+        else:
+            pattern = _ByWeights(np.where(alive_S, np.array(weights, float), 0.0))
         ends = {
-            source: _rows_until(limit - int(taken_S[source]), source, quota_S, source_P)
+            source: _rows_until(limit - int(taken_S[source]), source, pattern)
             for source, limit in enumerate(limits)
             if limit is not None and alive_S[source]
         }
         stop = start + min(ends.values()) if ends else None
-        phases.append(_Phase(start, stop, taken_S, quota_S, source_P, rank_P))
+        phases.append(_Phase(start, stop, taken_S, pattern))
         if stop is None:
             break
-        periods, rest = divmod(stop - start, PERIOD)
-        taken_S = taken_S + periods * quota_S + np.bincount(source_P[:rest], minlength=len(weights_S))
+        rounds, rest = divmod(stop - start, pattern.size)
+        taken_S = taken_S + rounds * pattern.quota_S + pattern.before(rest)
         for source, end in ends.items():
             alive_S[source] = end != stop - start
         start = stop
@@ -139,15 +220,7 @@ def _quotas(weights_S: np.ndarray) -> np.ndarray:
     return quota_S
 
 
-def _interleave(quota_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Spreads each source evenly over the period: its row j stands at (j + ½) / quota, ties to the lower source."""
-    source_P = np.repeat(np.arange(len(quota_S)), quota_S)
-    rank_P = np.concatenate([np.arange(quota) for quota in quota_S])
-    order_P = np.argsort((rank_P + 0.5) / quota_S[source_P], kind="stable")
-    return source_P[order_P], rank_P[order_P]
-
-
-def _rows_until(count: int, source: int, quota_S: np.ndarray, source_P: np.ndarray) -> int:
+def _rows_until(count: int, source: int, pattern: _Pattern) -> int:
     """Rows of the phase up to and with the source's row number `count` (from 1)."""
-    periods, rest = divmod(count - 1, int(quota_S[source]))
-    return periods * PERIOD + int(np.flatnonzero(source_P == source)[rest]) + 1
+    rounds, rest = divmod(count - 1, int(pattern.quota_S[source]))
+    return rounds * pattern.size + pattern.until(rest, source)

@@ -65,12 +65,21 @@ class Look(NamedTuple):
     whole: bool
 
 
-def sft(data: config.SftData, tokenizer: processor.Tokenizer, *, start: int = 0, examples: int = 3, limit: int | None = None) -> Look:
+def sft(
+    data: config.SftData,
+    tokenizer: processor.Tokenizer,
+    *,
+    others: Sequence[config.SftData] = (),
+    start: int = 0,
+    examples: int = 3,
+    limit: int | None = None,
+) -> Look:
     """Looks at instructions.
 
     Args:
       data: the files and how they become rows of ids.
       tokenizer: the model's.
+      others: instructions that are used together with them (see `instructions.uses`).
       start: training examples to pass over.
       examples: how many to show.
       limit: rows that are read for the counts, more where the examples lie behind; None for all.
@@ -79,29 +88,35 @@ def sft(data: config.SftData, tokenizer: processor.Tokenizer, *, start: int = 0,
       FileNotFoundError, ValueError: see `instructions.read`.
     """
     tally = instructions.Tally()
-    counts: Counter[str] = Counter(rows=0)
+    counts: Counter[str] = Counter(read=0)
     samples: list[Sample] = []
-    use_of = instructions.uses(data)
-    rows = instructions.read(data, data.files, tally=tally)
-    for found in rows:
-        counts["rows"] += 1
-        row = found.example
-        if (use := use_of(row)) != "train":
-            counts[use] += 1
-        elif (example := instructions.render(tokenizer, row, data)) is None:
-            counts["dropped_overlong" if row.output else "dropped_empty"] += 1
-        else:
-            learnt = sum(example.loss_mask)
-            kept = sum(learns and token == tokenizer.eos_id for token, learns in zip(*example, strict=True))
-            if start <= counts["examples"] < start + examples:
-                turns = f"{kept or 1} of {len(row.turns)} turns" if kept < len(row.turns) else f"{kept} turn{'s' * (kept > 1)}"
-                about = f"{found.form}, {turns}: {len(example.tokens):,} tokens, {learnt:,} learnt"
-                samples.append(Sample(f"{found.source}:{found.line}", about, _tokens(tokenizer, *example, [1] * len(example.tokens))))
-            counts.update(examples=1, turns=max(kept, 1), tokens=len(example.tokens), learnt=learnt)
-            counts.update(cut=kept == 0, turns_cut=len(row.turns) - max(kept, 1))
-        if limit is not None and counts["rows"] >= limit and counts["examples"] >= start + examples:
-            break
-    whole = next(rows, None) is None
+    use_of = instructions.uses(data, others)
+    found_rows = instructions.read(data, data.files, tally=tally)
+
+    def rendered() -> Iterator[pack.Example]:
+        for found in found_rows:
+            counts["read"] += 1
+            row = found.example
+            if (use := use_of(row)) != "train":
+                counts[use] += 1
+            elif (example := instructions.render(tokenizer, row, data)) is None:
+                counts["dropped_overlong" if row.output else "dropped_empty"] += 1
+            else:
+                learnt = instructions.learnt(tokenizer, row, example)
+                targets = sum(example.loss_mask)
+                if start <= counts["examples"] < start + examples:
+                    turns = f"{learnt.turns} of {len(row.turns)} turns"
+                    turns = turns if learnt.turns_cut else f"{learnt.turns} turn{'s' * (learnt.turns > 1)}"
+                    about = f"{found.form}, {turns}: {len(example.tokens):,} tokens, {targets:,} learnt"
+                    samples.append(Sample(f"{found.source}:{found.line}", about, _tokens(tokenizer, *example, [1] * len(example.tokens))))
+                counts.update(examples=1, tokens=len(example.tokens), learnt=targets, **learnt._asdict())
+                yield example
+            if limit is not None and counts["read"] >= limit and counts["examples"] >= start + examples:
+                return
+
+    several = data.packing == "several"
+    counts["rows"] = sum(1 for _ in pack.pack_examples(rendered(), length=data.length, pad_id=tokenizer.pad_id or 0, several=several))
+    whole = next(found_rows, None) is None
     forms = {name: dict(found_forms) for name, found_forms in tally.forms.items()}
     return Look(samples, _above_zero(counts), forms, dict(tally.faults), tally.located, whole)
 
@@ -161,6 +176,7 @@ def text(
         # A row begins with the token that the one before it ends with: with its document, too.
         first = last
     whole = next(texts, None) is None
+    counts["read"] = tally.documents
     return Look(samples, _above_zero(counts), {}, dict(tally.faults), tally.located, whole)
 
 
@@ -170,7 +186,8 @@ def rows(source: batches.Rows, tokenizer: processor.Tokenizer, *, start: int = 0
     for number in range(start, min(start + examples, len(source))):
         row = source[number]
         held = int((row.segment_ids > 0).sum())
-        about = f"{held:,} tokens, {int(row.loss_mask.sum()):,} learnt, {int(row.segment_ids.max()):,} segments"
+        segments = int(row.segment_ids.max())
+        about = f"{held:,} tokens, {int(row.loss_mask.sum()):,} learnt, {segments:,} segment{'s' * (segments != 1)}"
         fields = (row.tokens[:held].tolist(), row.loss_mask[:held].tolist(), row.segment_ids[:held].tolist())
         samples.append(Sample(f"row {number:,}", about, _tokens(tokenizer, *fields)))
     return samples

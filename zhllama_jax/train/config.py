@@ -7,6 +7,7 @@ only say where, how often or on which devices are not (`Experiment.identity`).
 import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 from zhllama_jax import hub
@@ -37,6 +38,9 @@ __all__ = [
 ]
 
 Takeover = Literal["fresh", "continue", "extend", "fold"]
+
+LENGTHS = ("steps", "epochs", "tokens")
+"""Ways to say how long a training is, of which one is named."""
 
 SEEDS = 2**32
 """JAX's keys take 32 bits of a seed."""
@@ -108,6 +112,12 @@ class Source:
         given = [name for name in ("store", "text", "sft") if getattr(self, name) is not None]
         refuse("data source", [] if len(given) == 1 else [f"name exactly one of store, text and sft, got {', '.join(given) or 'none'}"])
 
+    @property
+    def name(self) -> str:
+        """What the source is called: after its files, or its store's folder."""
+        made = self.text or self.sft
+        return data_config.title(made.files) if made is not None else Path(str(self.store)).name
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -123,6 +133,7 @@ class Data:
 
     def __post_init__(self) -> None:
         refuse("data", [] if self.sources else ["sources is empty: name at least one"])
+        data_config.weighted([source.share for source in self.sources])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +215,7 @@ class Experiment:
       micro_batch: sequences that one device computes at a time, at most: the largest number up to this that divides its share of the
         global batch; None takes the whole share.
       steps: updates.
-      epochs: passes over all rows, rounded up to whole steps.
+      epochs: passes over all rows of all sources, rounded up to whole steps; with weights, so many rows, some of them read more often.
       tokens: tokens read, rounded up to whole steps.
       seed: of data order, new weights and dropout.
       dtype: of activations, matrix products and the frozen base; trainables are float32 anyway.
@@ -266,7 +277,7 @@ class Experiment:
         ]
         if not 0 <= self.seed < SEEDS:
             problems.append(f"seed must lie in 0 … {SEEDS - 1}, got {self.seed}")
-        lengths = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
+        lengths = [name for name in LENGTHS if getattr(self, name) is not None]
         if len(lengths) != 1:
             problems.append(f"name exactly one of steps, epochs and tokens, got {', '.join(lengths) or 'none'}")
         if isinstance(self.model, NewModel) and not self.choice.full:

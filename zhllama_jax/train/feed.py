@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from zhllama_jax.convert import manifest
-from zhllama_jax.data import batches, build, store
+from zhllama_jax.data import account, batches, build, store
 from zhllama_jax.data import config as data_config
 from zhllama_jax.shard import place, rules
 from zhllama_jax.tokenizer import processor
@@ -44,6 +44,7 @@ class Opened(NamedTuple):
 
     Attributes:
       sources: training rows of each source.
+      names: what each source is called; no two alike, none a key of the log.
       held_out: validation rows of the sources that have some.
       length: tokens read per row.
       prompt: how instructions are put; None for plain text.
@@ -52,6 +53,7 @@ class Opened(NamedTuple):
     """
 
     sources: list[batches.Rows]
+    names: list[str]
     held_out: list[HeldOut]
     length: int
     prompt: manifest.Prompt | None
@@ -131,17 +133,15 @@ def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: 
     length = promised(data).length
     stores: list[store.Store] = []
     held_out: list[HeldOut] = []
-    identity, prompts, used = [], [], []
+    identity, prompts, used, names = [], [], [], _names(data)
     closed = False
-    for number, source in enumerate(data.sources):
-        others = [other.text for other in data.sources if other.text is not None and other is not source]
-        train, validation, name = _open_source(source, others, tokenizer, directory / str(number), rebuild, say)
+    for number, (source, name) in enumerate(zip(data.sources, names, strict=True)):
+        others = [other for other in data.sources if other is not source]
+        train, validation = _open_source(source, name, others, tokenizer, directory / str(number), rebuild, say)
         metadata = train.metadata
         stores.append(train)
         if validation is not None:
             spelled = build.spelled(metadata, validation.split, separate=data.separate)
-            taken = {*log.KEYS, *(other.name for other in held_out)}
-            name = name if name not in taken else f"{name}_{number}"
             held_out.append(HeldOut(name, validation, *(spelled or (None, None))))
         key = metadata.get("key") or hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
         identity.append({"key": key, "rows": len(train), "weight": source.share.weight, "max_epochs": source.share.max_epochs})
@@ -155,7 +155,9 @@ def open_data(data: config_lib.Data, tokenizer: processor.Tokenizer, directory: 
     if len(set(prompts)) > 1:
         raise ValueError(f"the data sources put instructions in different ways ({', '.join(map(str, set(prompts)))}): choose one")
     prompt = prompts[0]._replace(turns="closed" if closed else "open") if prompts else None
-    return Opened(list(stores), held_out, length, prompt, identity, used)
+    for line in _unchecked(names, stores):
+        say(line)
+    return Opened(list(stores), names, held_out, length, prompt, identity, used)
 
 
 def _taken(train: store.Store, share: data_config.Share) -> int:
@@ -169,33 +171,81 @@ def _caps(share: data_config.Share) -> str:
     return ", ".join(f"{name} {value:,}" for name in ("max_rows", "max_tokens") if (value := getattr(share, name)) is not None)
 
 
+def _names(data: config_lib.Data) -> list[str]:
+    names: list[str] = []
+    for number, source in enumerate(data.sources):
+        names.append(f"{source.name}_{number}" if source.name in (*log.KEYS, *names) else source.name)
+    return names
+
+
 def _open_source(
     source: config_lib.Source,
-    others: Sequence[data_config.TextData],
+    name: str,
+    others: Sequence[config_lib.Source],
     tokenizer: processor.Tokenizer,
     directory: Path,
     rebuild: bool,
     say: Say,
-) -> tuple[store.Store, store.Store | None, str]:
-    """(training rows, validation rows or None, a name) of one source; what another corpus of the run holds out is not in its rows."""
+) -> tuple[store.Store, store.Store | None]:
+    """(training rows, validation rows or None) of one source; what others of the run hold out is not in the rows that are built here."""
     if source.store is not None:
         train = store.open_store(source.store, build.TRAIN, tokenizer_sha256=tokenizer.sha256)
         has_validation = build.VALIDATION in train.metadata.get("splits", {})
-        return train, store.open_store(source.store, build.VALIDATION) if has_validation else None, Path(source.store).name
+        return train, store.open_store(source.store, build.VALIDATION) if has_validation else None
     try:
         if source.text is not None:
-            name, built = Path(source.text.files[0]).stem, build.text(source.text, tokenizer, directory, others=others, overwrite=rebuild)
+            texts = [other.text for other in others if other.text is not None]
+            built = build.text(source.text, tokenizer, directory, others=texts, overwrite=rebuild)
         else:
             assert source.sft is not None, "a source is a store, a corpus or instructions"
-            name, built = Path(source.sft.files[0]).stem, build.sft(source.sft, tokenizer, directory, overwrite=rebuild)
+            rows = [other.sft for other in others if other.sft is not None]
+            built = build.sft(source.sft, tokenizer, directory, others=rows, overwrite=rebuild)
     except build.OtherData:
         raise ValueError(
             f"{directory} holds what this run's checkpoints were trained on, built from other inputs or choices: choose another output"
         ) from None
-    if built.fresh:
-        held_out = f", {len(built.validation):,} held out" if built.validation is not None else ""
-        say(f"data: {name}: {len(built.train):,} rows of {built.train.length} tokens{held_out}, written to {directory}")
-    return built.train, built.validation, name
+    held_out = f", {len(built.validation):,} held out" if built.validation is not None else ""
+    where = "written to" if built.fresh else "as they were built in"
+    say(f"data: {name}: {len(built.train):,} rows of {built.train.length} tokens{held_out}, {where} {directory}")
+    for line in (
+        *account.shortened(built.metadata["splits"], length=built.train.length, setting="length"),
+        *account.others(built.metadata),
+    ):
+        say(f"data: {name}: {line}")
+    return built.train, built.validation
+
+
+def _unchecked(names: Sequence[str], stores: Sequence[store.Store]) -> Iterator[str]:
+    """A word on every source that was built without regard to what a store beside it, or beside which it is a store, holds out."""
+    for name, opened in zip(names, stores, strict=True):
+        alike = [other for other in stores if other.metadata.get("kind") == opened.metadata.get("kind")]
+        if _held_out(*alike) - _held_out(opened):
+            yield (
+                f"data: {name}: note: what another source holds out may stand in its rows, which were built without regard to it; "
+                "where no store but files are named for all sources, it is left out"
+            )
+
+
+def _held_out(*stores: store.Store) -> set[tuple[Any, ...]]:
+    """Rules and digests of what stores hold out, or left out as others hold it out."""
+    found: set[tuple[Any, ...]] = set()
+    for metadata in (each.metadata for each in stores):
+        found |= {tuple(rule) for rule in metadata.get("held_out", ())}
+        parts = metadata.get("sources", {})
+        found |= {(file["sha256"],) for name in ("validation_files", "held_out_by_others") for file in parts.get(name, ())}
+    return found
+
+
+def portions(data: Opened, source: batches.Batches, *, steps: int) -> list[str]:
+    """What the run reads of each of its sources, a line each; of a single one there is nothing to say."""
+    counts = source.counts(steps)
+    if len(counts) == 1:
+        return []
+    total = max(sum(counts), 1)
+    return [
+        f"data: {name}: {100 * read / total:.1f} % of what the run reads: {read:,} rows, each of its {taken:,} {read / taken:.2f} times"
+        for name, read, taken in zip(data.names, counts, data.taken, strict=True)
+    ]
 
 
 def train_batches(source: batches.Batches, mesh: Mesh, *, start: int, stop: int, accumulation: int) -> Generator[batches.Batch, None, None]:

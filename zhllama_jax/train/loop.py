@@ -94,6 +94,8 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
         begun = bool(checkpoint.committed(output / "checkpoints"))
         data = feed.open_data(experiment.data, start.tokenizer, output / "data", rebuild=not begun, say=journal.say)
         source, steps = _stream(experiment, data, batch)
+        for line in feed.portions(data, source, steps=steps):
+            journal.say(line)
         sizes = Sizes(steps, batch, accumulation, data.length)
 
         # What learns: the mask parts the tree, and only the trainable part is ever differentiated.
@@ -242,7 +244,10 @@ def _stream(experiment: config_lib.Experiment, data: feed.Opened, batch: int) ->
     if problems := watch.check(experiment.profile_steps, steps=steps):
         raise ValueError("; ".join(problems))
     if source.num_steps is not None and steps > source.num_steps:
-        raise ValueError(f"{steps:,} steps of {batch} rows are more than the data's {source.num_steps:,} under their max_epochs")
+        raise ValueError(
+            f"{steps:,} steps of {batch} rows are more than the {source.num_steps:,} that the data have under share.max_epochs: raise it, "
+            f"or train for --steps {source.num_steps}"
+        )
     return source, steps
 
 
