@@ -59,7 +59,7 @@ def understand(words: list[str]) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_help_is_asked_for_pages_that_there_are(page: str) -> None:
     asked = [command.split()[2:] for command in [*commands(PAGES[page]), *mentions(PAGES[page])] if command.startswith("zhllama help ")]
-    assert all(" ".join(words) in (*help.TOPICS, *recipes.paths(), *program.VERBS) for words in asked), asked
+    assert all(" ".join(words) in (*help.TOPICS, help.CHINESE, *recipes.paths(), *program.VERBS) for words in asked), asked
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -122,6 +122,7 @@ def numbers(text: str) -> list[str]:
 def figures(text: str) -> Counter[str]:
     """Numbers with a point or a comma, in running text, with how often they stand there."""
     plain = "\n".join(line for line in re.sub(r"```.*?```", "", text, flags=re.DOTALL).split("\n") if not line.startswith("|"))
+    plain = re.sub(r"(\d+) 万", lambda found: f"{int(found[1]) / 100:g} M", plain)  # Chinese counts by ten thousands
     return Counter(re.findall(r"\d+(?:[.,]\d+)+", plain))
 
 
@@ -166,4 +167,4 @@ def test_the_page_of_results_has_the_figures_of_the_readme() -> None:
 
 
 def test_it_stays_short() -> None:
-    assert len(README.split("\n")) <= 150
+    assert len(README.split("\n")) <= 160

@@ -64,7 +64,7 @@ FLAGS = """
 
 
 def test_every_page_is_a_topic_and_has_a_title(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {path.stem for path in PAGES.glob("*.md")} - {"README.zh"} == set(help.TOPICS)
+    assert {path.stem for path in PAGES.glob("*.md")} == {*help.TOPICS, help.CHINESE}
     assert program.run(["help"]) == 0
     shown = capsys.readouterr().out
     for topic in help.TOPICS:
@@ -73,7 +73,7 @@ def test_every_page_is_a_topic_and_has_a_title(capsys: pytest.CaptureFixture[str
     assert all(name in shown for name in recipes.paths()) and max(map(len, shown.split("\n"))) <= usage.COLUMNS
 
 
-@pytest.mark.parametrize("topic", help.TOPICS)
+@pytest.mark.parametrize("topic", [*help.TOPICS, help.CHINESE])
 def test_elsewhere_than_on_a_terminal_a_page_is_its_markdown(topic: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["help", topic]) == 0
     assert capsys.readouterr() == ((PAGES / f"{topic}.md").read_text(encoding="utf-8"), "")

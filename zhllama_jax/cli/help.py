@@ -9,6 +9,9 @@ from zhllama_jax.cli import flags, recipes, schema, terminal, usage
 TOPICS = ("migrate", "tokenizer", "stages", "data", "export", "results")
 """The pages, in a reader's order; each is `zhllama_jax/help/TOPIC.md`."""
 
+CHINESE = "README.zh"
+"""The README in Chinese, a page that lists the others."""
+
 WIDEST = 120
 """Columns that a page takes at most."""
 
@@ -33,7 +36,7 @@ def run(*topic: str) -> None:
     if not name:
         terminal.result(overview())
         return
-    if name in TOPICS:
+    if name in (*TOPICS, CHINESE):
         _show(page(name))
         return
     if name in recipes.paths():
@@ -61,6 +64,7 @@ def overview() -> str:
             "usage: zhllama help TOPIC",
             "",
             *lines,
+            f"  {CHINESE}  中文说明",
             *(["", "`zhllama help RECIPE` shows a recipe, which `--config RECIPE` takes:", ""] if recipe else []),
             *(f"  {line}" for line in recipe),
             "",
