@@ -70,6 +70,46 @@ def test_what_is_here_wins(hub_server: fake_hub.Hub, tmp_path: Path, monkeypatch
     assert hub_server.requests == []
 
 
+def test_a_folder_that_hides_what_was_fetched_is_noted(hub_server: fake_hub.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only then: every path of two parts could be the name of something on the hub."""
+    publish(hub_server, "team/llama", MODEL)
+    resolve("team/llama")
+    for name in ("llama", "other"):
+        (tmp_path / "team" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    for name in ("team/llama", "team/other", "./team/llama", str(tmp_path / "team" / "llama")):
+        hub.resolve(name, "model", say=said.append)
+    assert said == ["note: team/llama is the folder here; for the one of the Hugging Face hub, which is in its cache, say team/llama@main"]
+
+
+@pytest.mark.parametrize("what", ["model", "adapter", "either", "shape"])
+def test_a_file_in_the_place_of_a_folder_is_called_one(what: hub.What, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match=r"model\.safetensors is a file: expected the folder of an? (model|adapter)"):
+        resolve(str(tmp_path / "model.safetensors"), what)
+    assert resolve(str(tmp_path / "model.safetensors"), "tokenizer")
+
+
+def test_what_a_killed_command_was_replacing_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+import os, signal
+from pathlib import Path
+from zhllama_jax import beside
+with beside.place(Path("team/llama").resolve()) as side:
+    (side / "new").mkdir()
+    os.rename("team/llama", side / "former")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    (tmp_path / "team" / "llama").mkdir(parents=True)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    monkeypatch.chdir(tmp_path)
+    (former,) = (tmp_path / "team").glob(".llama.*.tmp/former")
+    for name in ("team/llama", "./team/llama"):
+        with pytest.raises(FileNotFoundError, match=rf"was killed, and what stood there is kept in {former}: rename it back$"):
+            resolve(name)
+
+
 @pytest.mark.parametrize("name", ["nowhere", "./team/llama", "runs/stage1/adapter", "team/llama/tokenizer.model"])
 def test_a_path_is_never_asked_for(name: str, hub_server: fake_hub.Hub) -> None:
     with pytest.raises(FileNotFoundError) as caught:

@@ -47,6 +47,16 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
     sync_directory(path.parent)
 
 
+def require_room(directory: str | Path, size: int) -> None:
+    """Refuses to begin with what the disk cannot hold.
+
+    Raises:
+      OSError: with both sizes.
+    """
+    if size > shutil.disk_usage(directory).free:
+        raise _full(errno.ENOSPC, Path(directory), size)
+
+
 @contextlib.contextmanager
 def room(path: str | Path, size: int) -> Iterator[None]:
     """Says of a full disk in the block which file it could not take: `path`, which was to have `size` bytes."""
@@ -55,9 +65,7 @@ def room(path: str | Path, size: int) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        free = shutil.disk_usage(Path(path).parent).free
-        full = f"{os.strerror(error.errno)}: {size:,} bytes are to be written, {free:,} are free"
-        raise OSError(error.errno, full, str(path)) from error
+        raise _full(error.errno, Path(path), size) from error
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -296,6 +304,11 @@ def _take_place(side: Path, path: Path) -> None:
     except BaseException:
         os.rename(former, path)  # if even this fails, `side` stays, and the next command puts it right
         raise
+
+
+def _full(number: int, path: Path, size: int) -> OSError:
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    return OSError(number, f"{os.strerror(number)}: {size:,} bytes are to be written, {free:,} are free", str(path))
 
 
 def _refuse_directory(path: Path) -> None:

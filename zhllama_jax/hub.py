@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import zhllama_jax
-from zhllama_jax import files
+from zhllama_jax import beside, files
 
 What = Literal["model", "adapter", "either", "shape", "tokenizer"]
 """What a name should stand for: a model, an adapter, any of the two, a model of which only the shape is read, or a tokenizer."""
@@ -41,6 +41,7 @@ _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*")
 _SUFFIXES = (".model", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _CACHED = re.compile(r"(?:.*/)?models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})(/.+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_KINDS = {"model": "a model", "adapter": "an adapter", "either": "a model or an adapter", "shape": "a model"}
 TOLD_BYTES = 50_000_000
 """From this size on, files of a download are told one by one, with a bar."""
 
@@ -133,19 +134,22 @@ def resolve(name: str | Path, what: What, *, say: Say, look: Callable[[Path], ob
       FileNotFoundError: nothing of that name is here, and it is no address, or the hub does not know it or its revision.
       PermissionError: the hub does not let this user read it; the sentence says what to do.
       OSError: the hub cannot be reached and the cache does not have it.
-      ValueError: the library is missing, or the weights are no safetensors.
+      ValueError: the library is missing, the weights are no safetensors, or there is a file here where a folder is meant.
     """
-    name = str(name)
+    found = address(name := str(name))
     if os.path.exists(name):
+        if what != "tokenizer":
+            files.expect_folder(name, f"the folder of {_KINDS[what]}")
+        if found is not None and _is_known(found):
+            say(f"note: {name} is the folder here; for the one of the Hugging Face hub, which is in its cache, say {name}@main")
         return Path(name)
-    found = address(name)
     if found is None or (found.file is not None and what != "tokenizer"):
-        raise FileNotFoundError(f"{name} not found: {absent(what)}")
+        raise FileNotFoundError(f"{name} not found: {absent(what)}{beside.remark(name)}")
     owner = found.repository.partition("/")[0]
     if found.revision is None and os.path.isdir(owner):
         raise FileNotFoundError(
             f"{name} not found: {owner} is a folder here, so this is taken for a path in it; for the one of the Hugging Face hub say "
-            f"{name}@main"
+            f"{name}@main{beside.remark(name)}"
         )
     api = _api(name)
     published = _published(api, name, found)
@@ -163,6 +167,15 @@ def resolve(name: str | Path, what: What, *, say: Say, look: Callable[[Path], ob
         look(folder)
     weights = [ADAPTER_WEIGHTS] if what == "adapter" else _weights(published, folder)
     return _download(api, published, [*weights, *_listed(published, folder)], say=say)
+
+
+def _is_known(found: Address) -> bool:
+    """Whether the hub's cache has something of a repository, named without a revision: it was meant before, and may be now."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        return False
+    return found.revision is None and (Path(constants.HF_HUB_CACHE) / f"models--{found.repository.replace('/', '--')}").is_dir()
 
 
 def _api(name: str) -> Any:

@@ -92,6 +92,22 @@ def test_an_output_that_is_taken_is_refused_before_anything_is_fetched(published
     assert published.requests == []
 
 
+def test_nothing_is_written_into_what_was_fetched(published: fake_hub.Hub, tmp_path: Path, run: Run) -> None:
+    """By its name no input has a path yet when outputs are checked."""
+    (tmp_path / "text.txt").write_text("江河都往海里流。")
+    snapshot = hub.resolve("team/tiny", "model", say=lambda line: None)
+    before = {path: path.resolve().read_bytes() for path in snapshot.iterdir()}
+    for words in (
+        ("convert", "--input", "team/tiny", "--output", snapshot / "converted"),
+        ("convert", "--input", "team/tiny", "--output", snapshot),
+        ("verify", "--left", "team/tiny", "--output", snapshot / "config.json"),
+        ("evaluate", "perplexity", "--model", "team/tiny", "--text", tmp_path / "text.txt", "--output", snapshot / "figures.json"),
+    ):
+        status, _, err = run(*map(str, words), "--overwrite")
+        assert (status, "lies in the cache of the Hugging Face hub, which is only read" in err) == (1, True)
+    assert {path: path.resolve().read_bytes() for path in snapshot.iterdir()} == before
+
+
 def test_a_model_that_a_recipe_does_not_expect_is_refused_before_its_weights_are_fetched(
     published: fake_hub.Hub, tmp_path: Path, run: Run
 ) -> None:

@@ -48,6 +48,19 @@ def test_the_same_weights_of_another_configuration_are_another_model(
     assert capsys.readouterr().err == f"zhllama: error: {base_model} and {other} differ in configuration and tokenizer\n"
 
 
+def test_what_the_manifest_does_not_know_is_told(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It makes the model no other one; weights that are not listed do, and are told once."""
+    shutil.copytree(base_model, tmp_path / "copy")
+    (tmp_path / "copy" / "notes.txt").touch()
+    (tmp_path / "copy" / "results").mkdir()
+    assert verify(tmp_path / "copy") == 0
+    assert capsys.readouterr().err == "zhllama: note: not in the manifest, and not looked at: notes.txt, results\n"
+    (tmp_path / "copy" / "extra.safetensors").touch()
+    assert verify(tmp_path / "copy") == 1
+    out, err = capsys.readouterr()
+    assert out == "extra.safetensors is not in the manifest\n" and "not looked at: notes.txt, results\n" in err
+
+
 def test_a_directory_is_held_against_its_manifest(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(base_model) == 0
     assert "every file is as its manifest says" in capsys.readouterr().out

@@ -2,8 +2,10 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -117,10 +119,10 @@ def test_header_refuses_or_agrees_with_the_library(tmp_path: Path) -> None:
     assert accepted > 50
 
 
-@pytest.mark.parametrize("shard_bytes", [10**9, 30, 1])
+@pytest.mark.parametrize("shard_bytes", [10**9, 250, 1])
 def test_written_files_are_read_by_the_library_and_by_us(tmp_path: Path, shard_bytes: int) -> None:
     written = safetensors_io.write(tmp_path, PLAN, ARRAYS.items(), shard_bytes=shard_bytes)
-    count = {10**9: 1, 30: 2, 1: 4}[shard_bytes]
+    count = {10**9: 1, 250: 2, 1: 4}[shard_bytes]
     assert len(written.files) == count
     theirs: dict[str, np.ndarray] = {}
     for name, said in written.files.items():
@@ -150,10 +152,38 @@ def test_writer_takes_views_and_holds_one_tensor(tmp_path: Path) -> None:
             alive.append(number)
             yield f"t{number}", np.arange(6, dtype=np.float32).reshape(2, 3).T + number
 
-    safetensors_io.write(tmp_path, {f"t{number}": ("F32", (3, 2)) for number in range(4)}, stream(), shard_bytes=48)
+    safetensors_io.write(tmp_path, {f"t{number}": ("F32", (3, 2)) for number in range(4)}, stream(), shard_bytes=250)
     assert alive == [0, 1, 2, 3]
     with safetensors_io.open_model(tmp_path) as reader:
         np.testing.assert_array_equal(reader.read("t3"), np.arange(6, dtype=np.float32).reshape(2, 3).T + 3)
+
+
+@pytest.mark.parametrize("shard_bytes", [0, 150, 200, 1000, 3000, 100_000])
+def test_no_shard_is_larger_than_asked_for_unless_one_tensor_is(tmp_path: Path, shard_bytes: int) -> None:
+    """Header and all."""
+    plan = {f"layer.{number}.weight": ("F16", (number + 1, 5)) for number in range(40)}
+    written = safetensors_io.write(
+        tmp_path, plan, ((name, np.zeros(shape, np.float16)) for name, (_, shape) in plan.items()), shard_bytes=shard_bytes
+    )
+    sizes = {name: (tmp_path / name).stat().st_size for name in written.files}
+    tensors = {name: len(safetensors_io.header(tmp_path / name)) for name in written.files}
+    assert all(size <= shard_bytes or tensors[name] == 1 for name, size in sizes.items())
+    assert shard_bytes < 1000 or max(sizes.values()) > 0.8 * min(shard_bytes, sum(sizes.values())), "and they are filled"
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = {"a": ("F32", (1000,))}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3999))
+    with pytest.raises(OSError, match=r"No space left on device: 4,000 bytes are to be written, 3,999 are free") as caught:
+        safetensors_io.write(tmp_path, plan, iter([]))
+    assert caught.value.filename == str(tmp_path) and list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_becomes_full_is_told_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: [\d,]+ bytes are to be written, [\d,]+ are free") as caught:
+        safetensors_io.write(tmp_path, {"a": ("F32", (1000,))}, [("a", np.zeros(1000, np.float32))])
+    assert caught.value.filename == str(tmp_path / "model.safetensors")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def run(
       output: directory to write.
       to: the format to write.
       dtype: of the stored weights; the input's if left out.
-      shard_mib: a file of weights is closed before it would exceed so many MiB.
+      shard_mib: no file of weights is larger than so many MiB, unless a single tensor is.
       overwrite: replace a directory that zhllama wrote, at once when the new one is complete; an input is never replaced.
 
     Examples:

@@ -65,11 +65,14 @@ def run(
 
 def _manifest(directory: Path) -> list[str]:
     """What differs from the directory's manifest, also said."""
-    from zhllama_jax.convert import manifest
+    from zhllama_jax.convert import manifest, names
 
-    problems = manifest.verify(directory, "adapter" if (directory / "adapter_config.json").is_file() else "model")
+    kind: manifest.Kind = "adapter" if (directory / "adapter_config.json").is_file() else "model"
+    problems = manifest.verify(directory, kind)
     for problem in problems:
         terminal.result(problem)
+    if unlisted := [name for name in manifest.unlisted(directory, kind) if not any(problem.startswith(f"{name} ") for problem in problems)]:
+        terminal.say(f"zhllama: note: not in the manifest, and not looked at: {names.listed(unlisted)}")
     if not problems:
         terminal.result(f"{directory}: every file is as its manifest says")
     return problems

@@ -38,6 +38,7 @@ _MAX_HEADER = 100_000_000
 _SMALL_HEADER = 1_000_000
 _MAX_TENSORS = 100_000
 _MAX_DIMS = 64
+_METADATA = {"__metadata__": {"format": "pt"}}
 
 
 Plan = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -274,10 +275,14 @@ def write(
       plan: what will come.
       tensors: (name, array) in the order of `plan`.
       stem: file name without suffix; shards are `stem-00001-of-00003.safetensors`.
-      shard_bytes: a shard is closed before it would exceed this.
+      shard_bytes: no file is larger, header and all, unless a single tensor is; tensors are never cut.
+
+    Raises:
+      OSError: the disk has no room for them, which is looked at before anything is written.
     """
     directory = Path(directory)
     shards = _shards(plan, shard_bytes)
+    files.require_room(directory, sum(_num_bytes(*entry) for entry in plan.values()))
     source = iter(tensors)
     written = Written({}, {})
     weight_map = {}
@@ -300,7 +305,7 @@ def _write_file(
     source: Iterator[tuple[str, np.ndarray]],
     digests: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    table: dict[str, Any] = dict(_METADATA)
     position = 0
     for name, (dtype, shape) in plan.items():
         end = position + _num_bytes(dtype, shape)
@@ -309,7 +314,7 @@ def _write_file(
     raw = json.dumps(table, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
     whole = hashlib.sha256()
-    with open(path, "wb") as stream:
+    with files.room(path, 8 + len(raw) + position), open(path, "wb") as stream:
         for part in (len(raw).to_bytes(8, "little"), raw):
             stream.write(part)
             whole.update(part)
@@ -346,12 +351,14 @@ def dtype_name(dtype: np.dtype) -> str:
 
 def _shards(plan: Plan, shard_bytes: int) -> list[list[str]]:
     shards: list[list[str]] = [[]]
-    filled = 0
-    for name, entry in plan.items():
-        size = _num_bytes(*entry)
+    empty = 16 + len(json.dumps(_METADATA))  # the header's length before it, and up to eight blanks behind
+    filled, end = empty, sum(_num_bytes(*entry) for entry in plan.values())
+    for name, (dtype, shape) in plan.items():
+        described = {name: {"dtype": dtype, "shape": shape, "data_offsets": [end, end]}}  # no offset takes more digits
+        size = _num_bytes(dtype, shape) + len(json.dumps(described))
         if shards[-1] and filled + size > shard_bytes:
             shards.append([])
-            filled = 0
+            filled = empty
         shards[-1].append(name)
         filled += size
     return shards
