@@ -21,7 +21,7 @@ def test_a_flag_beats_the_directory() -> None:
 
 def test_every_flag_reaches_the_library() -> None:
     values = {"temperature": 0.5, "top_k": 3, "top_p": 0.8, "min_p": 0.1, "repetition_penalty": 1.1, "max_new_tokens": 7, "context": 99}
-    sampling, generation = decoding.Decoding(**values, stop=("a",), seed=5, batch_size=2).resolve({}, source="x")  # type: ignore[arg-type]
+    sampling, generation = decoding.OfSeveral(**values, stop=("a",), seed=5, batch_size=2).resolve({}, source="x")  # type: ignore[arg-type]
     for name, value in {**values, "stop": ("a",), "seed": 5, "batch_size": 2}.items():
         assert getattr(sampling, name, getattr(generation, name, None)) == value
 

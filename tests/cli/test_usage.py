@@ -160,3 +160,17 @@ def test_one_name_means_one_thing_everywhere() -> None:
             kinds.setdefault(option, {}).setdefault(kind, []).append(name)
     different = {option: found for option, found in kinds.items() if len(found) > 1}
     assert set(different) <= {"input", "text", "dtype"}, different
+
+
+def test_a_section_of_what_only_a_file_brings_is_explained_too(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in ((["stages", "--preset.help"], "v5e-16"), (["stages", "--optimizer.help"], "--optimizer.learning_rate")):
+        assert program.run(words) == 0
+        assert said in capsys.readouterr().out
+    assert "--rank N" in usage.section(program.VERBS["stages"], "rank")
+
+
+def test_a_conversation_has_no_flags_of_several_prompts() -> None:
+    names = {verb: [flag.name for flag in usage.of_verb(program.VERBS[verb])] for verb in ("chat", "generate")}
+    assert "batch_size" in names["generate"] and "batch_size" not in names["chat"]
+    texts = {flag.name: flag.text for flag in usage.of_verb(program.VERBS["generate"])}
+    assert texts["temperature"] and texts["batch_size"]

@@ -25,8 +25,7 @@ class Decoding:
       max_new_tokens: the most that an answer gets; the paper's is 512.
       context: the most that prompt and answer take together; the paper's is 2,048.
       stop: texts that end an answer.
-      seed: prompt i draws with seed + i.
-      batch_size: prompts decoded together.
+      seed: of the draws; each further prompt or turn takes the next number.
     """
 
     temperature: float | None = None
@@ -38,7 +37,6 @@ class Decoding:
     context: int | None = None
     stop: tuple[str, ...] | None = None
     seed: int = 0
-    batch_size: int = 8
 
     def check(self, longest: int) -> None:
         """Says where a context was asked for that the model does not have; `longest` is the model's own."""
@@ -50,3 +48,14 @@ class Decoding:
         from zhllama_jax.decode import config as decode_config
 
         return decode_config.resolve(dataclasses.asdict(self), directory, source=source)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfSeveral(Decoding):
+    """How several prompts are decoded.
+
+    Attributes:
+      batch_size: prompts decoded together.
+    """
+
+    batch_size: int = 8

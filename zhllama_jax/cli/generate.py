@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    decode: decoding.Decoding,
+    decode: decoding.OfSeveral,
     /,
     *,
     model: str,
@@ -29,7 +29,7 @@ def run(
     Writes the answers, and nothing else, to standard output.
 
     Args:
-      decode: see `Decoding`.
+      decode: see `OfSeveral`.
       model: Hugging Face directory of the model, or a hub id (owner/name, owner/name@revision).
       adapter: adapter directories or hub ids, to put on top in order.
       prompt: texts to answer, one or several.

@@ -120,7 +120,7 @@ def section(verb: Callable[..., None], name: str) -> str:
     Raises:
       schema.UsageError: there is none of that name.
     """
-    known = {flag.name: flag for flag in _unfolded(of_verb(verb))}
+    known = {flag.name: flag for flag in _unfolded([*_of_file(verb), *of_verb(verb)])}
     plain = {known_name.replace("[]", ""): flag for known_name, flag in known.items()}
     if name not in plain:
         raise schema.UsageError(f"no flag --{name}: {schema.closest(name, plain)}")
@@ -167,8 +167,17 @@ def of_verb(verb: Callable[..., None]) -> list[Flag]:
     return found
 
 
+def _of_file(verb: Callable[..., None]) -> Iterator[Flag]:
+    """The flags that a verb has beside a configuration file only."""
+    settings = schema.settings(verb)
+    for kind in settings.kinds if settings and settings.optional else ():
+        yield from _of_dataclass(kind)
+        yield from (Flag(name, hint, None, presets.SUMMARY) for name, hint in presets.options(kind).items())
+
+
 def _of_dataclass(kind: Any, prefix: str = "") -> Iterator[Flag]:
-    texts, kinds = read(kind.__doc__).entries, schema.fields(kind)
+    kinds = schema.fields(kind)
+    texts = {name: text for base in reversed(kind.__mro__) if base is not object for name, text in read(base.__doc__).entries.items()}
     for field in dataclasses.fields(kind):
         if field.init:
             default: Any = field.default
