@@ -194,7 +194,7 @@ HTML(f'<iframe srcdoc="{html.escape(report)}" width="100%" height="900" style="b
 # ## Taking it along
 #
 # The adapted model is an ordinary Hugging Face directory. `verify` hashes every file, then loads it with the `transformers` library and
-# compares the logits.
+# compares the logits. (Colab has `transformers` and `torch`; where they are missing, `pip install torch transformers`.)
 
 # %%
 # !ls -sh {WORK}/adapted/model
