@@ -115,6 +115,11 @@ def test_an_unknown_topic_gets_the_closest(word: str, near: str, capsys: pytest.
     assert capsys.readouterr().err == f"zhllama: error: no help on {word!r}: did you mean {near}?\n"
 
 
+def test_what_resembles_nothing_gets_the_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["help", "xyzzy"]) == 2
+    assert capsys.readouterr().err.endswith("no help on 'xyzzy': `zhllama help` lists topics and recipes, `zhllama --help` verbs\n")
+
+
 def test_every_script_of_the_reference_has_its_line() -> None:
     page = help.page("migrate")
     missing = [name for name in (*SCRIPTS, *FLAGS.split()) if not re.search(rf"(?<![\w.]){re.escape(name)}(?![\w])", page)]

@@ -44,7 +44,9 @@ def run(*topic: str) -> None:
         return
     groups = {verb.partition(" ")[0] for verb in program.VERBS}
     if name not in groups and name not in program.VERBS:
-        raise schema.UsageError(f"no help on {name!r}: {schema.closest(name, [*TOPICS, *recipes.paths(), *program.VERBS])}")
+        meant = schema.near(name, [*TOPICS, *recipes.paths(), *program.VERBS])
+        there = f"did you mean {meant}?" if meant else "`zhllama help` lists topics and recipes, `zhllama --help` verbs"
+        raise schema.UsageError(f"no help on {name!r}: {there}")
     verb, rest = program.find([*topic, "--help"])
     flags.parse(verb, program.VERBS[verb], rest)
 

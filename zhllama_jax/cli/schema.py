@@ -169,19 +169,24 @@ def _describe(kind: Any) -> str:
     return {**_WORDS, bool: "true or false", type(None): "null"}.get(kind, str(kind))
 
 
+def near(name: str, known: Iterable[str]) -> str | None:
+    """The known name that an unknown one resembles most, if it does at all."""
+    return next(iter(difflib.get_close_matches(name.replace("-", "_"), list(known), n=1, cutoff=0.6)), None)
+
+
 def closest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     """The end of a sentence about an unknown name: the known one that it resembles, or all of them, each written behind `prefix`."""
     known = list(known)
-    near = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {prefix}{near[0]}?"
+    if meant := near(name, known):
+        return f"did you mean {prefix}{meant}?"
     return f"there {'are' if len(known) > 1 else 'is'} {', '.join(prefix + one for one in known)}"
 
 
 def closest_each(names: Sequence[str], known: Iterable[str], *, prefix: str = "") -> list[str]:
     """For each unknown name `: ` and `closest`; where several resemble none, only the last lists all that there are."""
-    ends = [f": {closest(name, known, prefix=prefix)}" for name in names]
-    return ["" if end in ends[number + 1 :] and "did you mean" not in end else end for number, end in enumerate(ends)]
+    known = list(known)
+    strange = [name for name in names if near(name, known) is None]
+    return ["" if name in strange[:-1] else f": {closest(name, known, prefix=prefix)}" for name in names]
 
 
 def of_another_program(names: Sequence[str], *, prefix: str = "") -> str | None:
