@@ -293,3 +293,19 @@ def test_what_was_understood_can_be_printed_and_read_again(tmp_path: Path, capsy
     config.write_text(capsys.readouterr().out)
     [settings], _ = flags.parse("train", train, ["--config", str(config)])
     assert settings == Settings("base", Optimizer(0.5), files=("a",))
+
+
+@pytest.mark.parametrize("given", ["steps", "epochs", "tokens"])
+@pytest.mark.parametrize("length", ["epochs: 3", "tokens: 4096", "steps: 500"])
+def test_a_flag_of_a_trainings_length_takes_the_place_of_the_files(given: str, length: str, tmp_path: Path) -> None:
+    """In whichever unit the file says it; two flags still contradict each other."""
+    path = tmp_path / "train.yaml"
+    path.write_text(f"model: m\noutput: o\ndata: {{sources: [{{store: s}}]}}\n{length}\n")
+    for words in ([f"--{given}=14"], [f"--{given}", "14"]):
+        [experiment], _ = flags.parse("train", train_verb.run, ["--config", str(path), *words])
+        assert {name: getattr(experiment, name) for name in ("steps", "epochs", "tokens")} == {
+            **dict.fromkeys(("steps", "epochs", "tokens")),
+            given: 14,
+        }
+    with pytest.raises(schema.UsageError, match="name exactly one of steps, epochs and tokens"):
+        flags.parse("train", train_verb.run, ["--config", str(path), "--steps=14", "--epochs=2"])

@@ -1,5 +1,6 @@
 """`--preset`: a flag goes before the file, the file before the preset, the preset before the default."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,29 @@ def test_a_file_names_a_preset_and_a_flag_another(file: Path) -> None:
     assert read("train", file, "--preset", "cpu").mesh == train_config.Mesh()
 
 
-@pytest.mark.parametrize("words", [["--mesh.tensor", "2"], ["--mesh.tensor=2"], []])
-def test_who_names_an_axis_names_the_mesh(words: list[str], file: Path) -> None:
-    """Otherwise `data: -1` of the user's and `fsdp: -1` of the preset's would meet."""
-    if not words:
-        file.write_text(TRAIN + "mesh: {tensor: 2}\n")
-    assert read("train", file, "--preset", "v5e-8", *words).mesh == train_config.Mesh(-1, 1, 2)
+@pytest.mark.parametrize(
+    ("axes", "mesh"),
+    [
+        ({"tensor": 2}, (1, -1, 2)),
+        ({"data": 2}, (2, -1, 1)),
+        ({"fsdp": 4}, (1, 4, 1)),
+        ({"data": -1}, (-1, 1, 1)),
+        ({"data": -1, "fsdp": 2}, (-1, 2, 1)),
+        ({"data": -1, "fsdp": 1, "tensor": 2}, (-1, 1, 2)),
+    ],
+)
+@pytest.mark.parametrize("form", ["flags", "mapping", "file", "both"])
+def test_an_axis_that_is_named_leaves_the_others_to_the_preset(
+    form: str, axes: dict[str, int], mesh: tuple[int, int, int], file: Path
+) -> None:
+    """Only one axis may take what is left: the user's, where `data: -1` meets the preset's `fsdp: -1`."""
+    words = [f"--mesh.{axis}={size}" for axis, size in axes.items()]
+    if form in ("file", "both"):
+        named = dict(list(axes.items())[: len(axes) if form == "file" else 1])
+        file.write_text(TRAIN + f"mesh: {json.dumps(named)}\n")
+        words = words[len(named) :]
+    words = [f"--mesh={json.dumps(axes)}"] if form == "mapping" else words
+    assert read("train", file, "--preset", "v5e-8", *words).mesh == train_config.Mesh(*mesh)
 
 
 def test_the_result_can_be_shown_and_read_again(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zhllama_jax.cli import configuration, presets, recipes, schema, terminal, usage
+from zhllama_jax.train import config as train_config
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -59,6 +60,7 @@ def parse(
         configuration.check(path, known)
     parser = _make_parser(name, verb, kind, own)
     presets.fill(parser, kind, words, _values(words, "config"))
+    words += _without_other_lengths(kind, words)
     try:
         given = parser.instantiate(parser.parse_args(words))
         if say is not None and (note := presets.note(kind, words, _values(words, "config"))):
@@ -164,6 +166,15 @@ def _check_flags(words: Sequence[str], known: Mapping[str, Any]) -> None:
     problems += [f"{flag} stands there {count} times: say it once" for flag, count in given.items() if count > 1 and flag != "--config"]
     if problems:
         raise schema.UsageError("; ".join(problems))
+
+
+def _without_other_lengths(kind: type | None, words: Sequence[str]) -> list[str]:
+    """Words that take back what a file says of a training's length where a flag says it in another unit: only one of them counts."""
+    if kind is not train_config.Experiment:
+        return []
+    by_flag = {name for name in train_config.LENGTHS if any(word.partition("=")[0] == f"--{name}" for word in words)}
+    in_files = {name for path in _values(words, "config") for name in configuration.keys(path)}
+    return [f"--{name}=null" for name in train_config.LENGTHS if by_flag and name in in_files and name not in by_flag]
 
 
 def _values(words: Sequence[str], option: str) -> list[str]:

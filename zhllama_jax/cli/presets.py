@@ -1,11 +1,14 @@
 """`--preset`: fields of a training that a machine decides, for all that the user has not said.
 
 A flag goes before the file, the file before the preset, the preset before the default. A file may name a preset (`preset: v5e-8`), a flag
-another one. What is filled is shown by --print_config. The mesh counts as one: whoever names one of its axes names all.
+another one. What is filled is shown by --print_config. Of the mesh each axis counts by itself: `--mesh.tensor 2` keeps what the preset says
+of the others, but for an axis that takes what is left where a named one does.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from zhllama_jax.cli import configuration, schema
 from zhllama_jax.train import machines
@@ -14,10 +17,11 @@ if TYPE_CHECKING:
     import jsonargparse
 
 NAME = "preset"
+MESH = "mesh"
 FILLED = ("mesh", "dtype", "remat", "micro_batch")
 SUMMARY = (
-    "fills dtype, remat, micro_batch (for rows of 512 tokens: fewer for longer ones) and, but for cpu, mesh for a machine, where flags and "
-    "file leave them out"
+    "fills dtype, remat, micro_batch (for rows of 512 tokens: fewer for longer ones) and, but for cpu, mesh, axis by axis, for a machine, "
+    "where flags and file leave them out"
 )
 
 
@@ -53,17 +57,29 @@ def note(kind: Any, words: Sequence[str], files: Sequence[str]) -> str | None:
 
 
 def _given(words: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
-    """Values by the names of fields, of flags before those of files; a flag of a part counts for the whole."""
+    """Values by the names of fields (`mesh.tensor` for those of a part), of flags before those of files."""
     given: dict[str, Any] = {}
     for path in files:
-        given |= configuration.values(path)
+        for name, value in configuration.values(path).items():
+            given |= (
+                {f"{name}.{key.value}": inner.value for key, inner in value} if name == MESH and isinstance(value, list) else {name: value}
+            )
     for number, word in enumerate(words):
         if word.startswith("--"):
             option, equals, value = word[2:].partition("=")
-            given[option.partition(".")[0]] = value if equals else next(iter(words[number + 1 : number + 2]), None)
+            found = value if equals else next(iter(words[number + 1 : number + 2]), None)
+            whole = yaml.safe_load(found) if option == MESH and found else None
+            given |= {f"{option}.{axis}": size for axis, size in whole.items()} if isinstance(whole, dict) else {option: found}
     return given
 
 
 def left_out(preset: machines.Preset, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that a preset fills, without those that are given."""
-    return {name: value for name, value in machines.fields(preset).items() if name not in given}
+    """The fields that a preset fills, `mesh.tensor` and so on for the axes, without those that are given."""
+    filled = {name: value for name, value in machines.fields(preset).items() if name not in given}
+    axes = filled.pop(MESH, {})
+    assert isinstance(axes, dict), "machines.fields gives a mesh by its axes"
+    rest_is_named = any(str(given.get(f"{MESH}.{axis}")) == "-1" for axis in axes)
+    for axis, size in axes.items():
+        if f"{MESH}.{axis}" not in given:
+            filled[f"{MESH}.{axis}"] = 1 if size == -1 and rest_is_named else size
+    return filled

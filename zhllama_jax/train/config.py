@@ -195,7 +195,8 @@ class Experiment:
     """One stage of training, from a model directory to an adapter directory (or, for stage full, to a model directory).
 
     The global batch is stated in sequences or tokens and means the same on one chip and on 256: how many micro-batches a device
-    runs one after another follows from it. Exactly one of steps, epochs and tokens says how long.
+    runs one after another follows from it. Exactly one of steps, epochs and tokens says how long; of those
+    a flag takes the place of another one in a file.
 
     Attributes:
       model: a Hugging Face directory, a hub id (owner/name, owner/name@revision), or `{tokenizer, init}` for random weights (stage full
