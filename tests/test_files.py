@@ -457,6 +457,7 @@ def test_what_took_the_name_during_the_work_is_kept(tmp_path: Path) -> None:
     ("output", "words"),
     [
         ("-", "never standard output"),
+        ("-/report.json", "never standard output"),
         ("~/out", "begins with ~, which only a shell replaces"),
         ("loop", "loop: a symbolic link there leads to itself"),
         ("loop/out", "out: a symbolic link there leads to itself"),

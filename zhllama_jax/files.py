@@ -183,21 +183,17 @@ def free_file(path: str | Path, *, overwrite: bool = False, inputs: Iterable[str
         raise ValueError(f"{path} exists already: choose another output or replace it with --overwrite")
 
 
-def free_directory(path: str | Path, *, ours: Listing, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> Path:
-    """The resolved `path`, if a new directory may take its place; `new_directory` asks too, but only when the work is done.
+def usable_directory(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Path:
+    """The resolved `path`, if a directory that this program writes may stand there, whatever does now.
 
-    What stood there before a killed command was about to replace it is put back first. A file that this program wrote counts as its own
-    whatever became of it since.
+    What stood there before a killed command was about to replace it is put back.
 
     Args:
       path: the output.
-      ours: tells the directories that may be replaced, and what belongs to one; an empty directory is always free.
-      overwrite: whether a directory of ours may be replaced.
       inputs: files and directories that the work reads; the output neither is nor holds one, nor lies inside one.
 
     Raises:
-      ValueError: `path` is or holds the current directory, is a mount point or a file, has to do with an input, or holds anything that
-        is not ours, or one of ours and `overwrite` is false.
+      ValueError: `path` is or holds the current directory, is a mount point or a file, or has to do with an input.
       OSError: nothing can be written there.
     """
     _refuse_name(Path(path))
@@ -212,6 +208,25 @@ def free_directory(path: str | Path, *, ours: Listing, overwrite: bool = False, 
     refuse_inputs(path, inputs)
     if place.exists() and not place.is_dir():
         raise ValueError(f"{path} is a file: name a directory for the output")
+    return place
+
+
+def free_directory(path: str | Path, *, ours: Listing, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> Path:
+    """The resolved `path`, if a new directory may take its place; `new_directory` asks too, but only when the work is done.
+
+    A file that this program wrote counts as its own whatever became of it since.
+
+    Args:
+      path: the output.
+      ours: tells the directories that may be replaced, and what belongs to one; an empty directory is always free.
+      overwrite: whether a directory of ours may be replaced.
+      inputs: see `usable_directory`.
+
+    Raises:
+      ValueError: see `usable_directory`; or something is there that is not ours, or is kept beside, or is ours and `overwrite` is false.
+      OSError: nothing can be written there.
+    """
+    place = usable_directory(path, inputs=inputs)
     if former := beside.kept(place):
         raise ValueError(
             f"{path} was made anew after a command that was replacing it was killed, and what stood there before is kept in {former}: "
@@ -319,7 +334,7 @@ def _refuse_directory(path: Path) -> None:
 def _refuse_name(path: Path) -> None:
     """Refuses what is meant for a shell, and a link that leads nowhere but to itself."""
     first = path.parts[0] if path.parts else ""
-    if str(path) == "-":
+    if first == "-":
         raise ValueError("an output is a file or directory, never standard output: name one instead of -")
     if first.startswith("~"):
         raise ValueError(f"{path} begins with ~, which only a shell replaces, and only at the start of a word: write the whole path")

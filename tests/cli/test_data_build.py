@@ -38,6 +38,11 @@ def test_a_corpus_becomes_a_store(english_pieces: Path, corpus: Path, tmp_path: 
     assert data_build(english_pieces, tmp_path / "rows", *words) == 0
     again, err = capsys.readouterr()
     assert again == out and "was there already" in err
+    (tmp_path / "rows" / "notes.txt").write_text("mine")
+    assert data_build(english_pieces, tmp_path / "rows", *words) == 0
+    assert "was there already" in capsys.readouterr().err, "who only reads minds no other file"
+    assert data_build(english_pieces, tmp_path / "rows", "--text.files", str(corpus), "--text.length", "24", "--overwrite") == 1
+    assert "rows holds notes.txt, which zhllama did not write there" in capsys.readouterr().err
 
 
 def test_instructions_become_a_store(english_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

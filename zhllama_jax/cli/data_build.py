@@ -33,12 +33,12 @@ def run(
       zhllama data build --tokenizer merged.model --sft.files alpaca_zh.json --output rows_sft
     """
     from zhllama_jax import files
-    from zhllama_jax.data import account, build, store
+    from zhllama_jax.data import account, build
     from zhllama_jax.tokenizer import processor
 
     if (text is None) == (sft is None):
         raise ValueError("say either --text.files FILE … (a corpus) or --sft.files FILE … (instructions)")
-    files.free_directory(output, ours=store.written, overwrite=True, inputs=[tokenizer])  # the build looks at the rest
+    files.usable_directory(output, inputs=[tokenizer])  # the build looks at the rest
     model = processor.Tokenizer.load(located.tokenizer(tokenizer))
     if text is not None:
         built = build.text(text, model, output, overwrite=overwrite)

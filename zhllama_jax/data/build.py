@@ -226,17 +226,18 @@ def _ready(output: str | Path, wanted: str, overwrite: bool, inputs: Sequence[Pa
     Raises:
       ValueError: another build, or an output that may not be written at all.
     """
+    there = files.usable_directory(output, inputs=inputs)
+    if all((there / name).is_file() for name in (store.CHECKSUMS, "metadata.json")):
+        metadata = store.read_metadata(output)
+        same = metadata.get("key") == wanted
+        if same and not store.damage(output, contents=True):
+            return _opened(output, metadata, fresh=False)
+        if not same and not overwrite:
+            raise OtherData(
+                f"{output} holds data built from other inputs or choices: choose another output, or replace it with --overwrite"
+            )
     files.free_directory(output, ours=store.written, overwrite=True, inputs=inputs)
-    if not (Path(output) / "metadata.json").exists():
-        return None
-    metadata = store.read_metadata(output)
-    if metadata.get("key") != wanted:
-        if overwrite:
-            return None
-        raise OtherData(f"{output} holds data built from other inputs or choices: choose another output, or replace it with --overwrite")
-    if store.damage(output, contents=True):
-        return None
-    return _opened(output, metadata, fresh=False)
+    return None
 
 
 def _write(output: str | Path, splits: dict[str, Iterable[pack.Row]], metadata: dict[str, Any], overwrite: bool) -> Built:
