@@ -28,7 +28,7 @@ def test_the_per_cents_of_the_paper(words: str, percent: str, capsys: pytest.Cap
 
 
 def test_the_last_line_counts(capsys: pytest.CaptureFixture[str]) -> None:
-    assert last_line("--size micro --vocab_size 100 --stage new_rows --vocab_size 32010", capsys).startswith("trainable 640 of ")
+    assert last_line("--size micro --stage new_rows --vocab_size 32010", capsys).startswith("trainable 640 of ")
 
 
 def test_an_unknown_size_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,3 +102,18 @@ def test_a_missing_model_of_a_file_is_named(tmp_path: Path, capsys: pytest.Captu
     config.write_text(EXPERIMENT.format(model="nowhere", stage="sft"))
     assert program.run(["stages", "--config", str(config)]) == 1
     assert "nowhere not found" in capsys.readouterr().err
+
+
+def test_a_mixture_is_told_as_far_as_it_is_known(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "train.yaml"
+    for shares, said in {
+        ("", ""): "2 sources in proportion to their rows: one epoch reads each row of each once\n",
+        (
+            ", share: {weight: 3}",
+            ", share: {weight: 1}",
+        ): "2 sources by their weights: one 75.0 %, two 25.0 %; `zhllama data show --config`",
+    }.items():
+        sources = ", ".join(f"{{sft: {{files: [{name}.json]}}{share}}}" for name, share in zip(("one", "two"), shares, strict=True))
+        config.write_text(f"model: {base_model}\noutput: o\nstage: sft\nepochs: 1\ndata: {{sources: [{sources}]}}\n")
+        assert program.run(["stages", "--config", str(config)]) == 0
+        assert capsys.readouterr().out.startswith(said)

@@ -54,7 +54,7 @@ def test_a_stage_leaves_an_adapter_and_is_done_once(config: Path, base_model: Pa
     [
         (["--model", "nowhere"], "nowhere not found"),
         (["--adapters", "nowhere"], "nowhere not found"),
-        (["--epochs", "1"], "name exactly one of steps, epochs and tokens"),
+        (["--epochs", "1", "--steps", "2"], "name exactly one of steps, epochs and tokens"),
         (["--optimizer.learning_rate", "0"], "learning_rate must be above 0"),
         (["--mesh.fsdp", "3"], "3"),
     ],

@@ -8,7 +8,7 @@ import pytest
 from zhllama_jax.train import log
 
 PACE = log.Pace(seconds=2.0, tokens_per_second=1000.0, flops_per_second=5e9, utilisation=None)
-FIGURES = {"loss": 2.5, "grad_norm": 1.0, "learning_rate": 1e-4, "tokens": 100.0, "skipped": 0.0}
+FIGURES = {"loss": 2.5, "grad_norm": 1.0, "learning_rate": 1e-4, "tokens": 100.0, "tokens_read": 120.0, "skipped": 0.0}
 
 
 def write(directory, first: int, last: int, *, speaks: bool = True, tensorboard: bool = False, **changes) -> None:
@@ -60,7 +60,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys) -> None:
 def test_the_summary_is_over_all_processes_of_a_run(tmp_path) -> None:
     write(tmp_path, 0, 4)
     write(tmp_path, 3, 5, loss=1.0)
-    assert log.summary(tmp_path) == {"loss": 1.0, "validation": {}, "tokens_per_second": 1000.0, "seconds": 10.0}
+    assert log.summary(tmp_path) == {"loss": 1.0, "validation": {}, "tokens_read": 600, "tokens_per_second": 1000.0, "seconds": 10.0}
     assert log.summary(tmp_path / "nowhere")["loss"] is None
 
 

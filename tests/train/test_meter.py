@@ -44,6 +44,7 @@ def test_stretches_end_every_few_steps_and_at_the_last(clock) -> None:
         assert [entry[0] for entry in heard.steps_] == [stop for stop in (2, 4) if stop < step], "one step late"
     chosen.flush()
     assert [(step, figures["loss"], figures["tokens"]) for step, figures, _ in heard.steps_] == [(2, 1.5, 100), (4, 3.5, 100), (5, 5.0, 50)]
+    assert [figures["tokens_read"] for _, figures, _ in heard.steps_] == [120, 120, 60]
 
 
 def test_pauses_do_not_count(clock) -> None:

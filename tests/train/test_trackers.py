@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zhllama_jax.train import guard, log, trackers, watch
+from zhllama_jax.train import config, guard, log, loop, trackers, watch
 
 PACE = log.Pace(seconds=2.0, tokens_per_second=1000.0, flops_per_second=5e9, utilisation=None)
 FIGURES = {"loss": 2.5, "grad_norm": 1.0, "learning_rate": 1e-4, "tokens": 100.0, "skipped": 0.0}
@@ -133,7 +133,7 @@ def test_what_fails_later_ends_the_tracking_with_one_warning(
 
 
 def test_a_run_is_refused_that_wants_a_login_and_no_other(tmp_path: Path, wandb: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    wandb.down = Refusal("api_key not configured")
+    wandb.down = Refusal("api_key not configured.")
     with pytest.raises(ValueError, match=r"W&B did not begin a run: api_key not configured; log in with `wandb login`"):
         write(tmp_path, 0, 1, chosen=watch.Wandb())
     wandb.down = ConnectionError("no network")
@@ -165,3 +165,21 @@ def test_without_the_library_it_is_refused_before_anything_is_done(tmp_path: Pat
         write(tmp_path, 0, 1, chosen=watch.Wandb())
     assert not list(tmp_path.iterdir())
     write(tmp_path, 0, 1, chosen=watch.Wandb(mode="disabled"))
+
+
+def test_a_run_is_begun_once_and_before_the_log(tmp_path: Path, wandb: Server) -> None:
+    with log.journal(tmp_path, speaks=True, tensorboard=False, wandb=watch.Wandb()) as journal:
+        journal.connect()
+        assert len(wandb.begun) == 1
+        journal.begin(0, total=10)
+        journal.steps(1, FIGURES, PACE)
+    assert len(wandb.begun) == 1 and wandb.ended == [0] and next(iter(wandb.runs.values()))[1]["train/loss"] == 2.5
+
+
+def test_a_missing_login_is_found_before_data_are_built(tmp_path: Path, wandb: Server, small: dict, english_pieces: Path) -> None:
+    wandb.down = Refusal("api_key not configured")
+    new = config.NewModel(tokenizer=str(english_pieces), init=config.Dimensions("micro", max_position_embeddings=64))
+    experiment = config.Experiment(model=new, stage="full", output=str(tmp_path / "run"), **{**small, "wandb": watch.Wandb()})
+    with pytest.raises(ValueError, match="log in with `wandb login`"):
+        loop.run(experiment)
+    assert not (tmp_path / "run" / "data").exists()

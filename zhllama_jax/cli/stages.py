@@ -49,6 +49,8 @@ def run(
         chosen = train_config.Stage(preset=stage, lora=lora, rows=rows)
         terminal.result(str(stages.table(chosen, config, train_config.Lora(rank=rank))))
         return
+    if isinstance(experiment, train_config.Experiment) and (mixture := _mixture(experiment)):
+        terminal.result(f"{mixture}\n")
     for number, (name, chosen, shape, config) in enumerate(_of_file(experiment)):
         if size is not None:
             config = model_config.named(size, vocab_size=config.vocab_size, base_vocab_size=config.base_rows)
@@ -56,6 +58,20 @@ def run(
             config = _with_vocabulary(config, vocab_size)
         terminal.result(f"{chr(10) * (number > 0)}{name}: {config.vocab_size:,} rows, {config.num_hidden_layers} layers")
         terminal.result(str(stages.table(chosen, config, shape)))
+
+
+def _mixture(experiment: train_config.Experiment) -> str | None:
+    """How several sources are mixed, as far as it is known before they are read; None where there is one."""
+    from zhllama_jax.data import config as data_config
+
+    shares = [source.share for source in experiment.data.sources]
+    if len(shares) == 1:
+        return None
+    if not data_config.weighted(shares):
+        return f"{len(shares)} sources in proportion to their rows: one epoch reads each row of each once"
+    total = sum(share.weight or 0.0 for share in shares)
+    parts = [f"{source.name} {100 * (source.share.weight or 0.0) / total:.1f} %" for source in experiment.data.sources]
+    return f"{len(shares)} sources by their weights: {', '.join(parts)}; `zhllama data show --config` counts how often each row is read"
 
 
 def _with_vocabulary(config: "model_config.LlamaConfig", vocab_size: int) -> "model_config.LlamaConfig":

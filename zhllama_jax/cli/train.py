@@ -30,6 +30,9 @@ def run(experiment: train_config.Experiment, /, *, compilation_cache: compilatio
     stack = ["--adapter", *result["adapters"]] if result["adapters"] else []
     if jax.process_index() > 0:
         return
-    terminal.then("generate", "--model", result["model"], *stack, "--prompt", "TEXT")
+    if result.get("template") not in (None, "none"):
+        terminal.then("chat", "--model", result["model"], *stack)
+    else:
+        terminal.then("generate", "--model", result["model"], *stack, "--prompt", "TEXT")
     if stack:
         terminal.then("merge", "--model", result["model"], *stack, "--output", "MERGED")

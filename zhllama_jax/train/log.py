@@ -65,6 +65,17 @@ class Journal:
         except OSError:
             self._speaks = False
 
+    def connect(self) -> None:
+        """Begins the run at Weights & Biases, if there is to be one: before long work, which a missing login would make vain.
+
+        Raises:
+          ValueError: see `trackers.weights_and_biases`.
+        """
+        if self._speaks and self._wandb is not None:
+            run = trackers.weights_and_biases(self._wandb, self._directory, config=self._settings, say=self.say)
+            self._trackers += [run] if run else []
+        self._wandb = None
+
     def begin(self, step: int, *, total: int) -> None:
         """Opens the files for a run of `total` steps that goes on after `step`; later lines of a former attempt are cut off."""
         self._first, self._total, self._started = step, total, time.monotonic()
@@ -75,9 +86,8 @@ class Journal:
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
         if self._tensorboard:
             self._trackers.append(trackers.TensorBoard(self._directory, step=step))
-        if self._wandb is not None:
-            run = trackers.weights_and_biases(self._wandb, self._directory, config=self._settings, say=self.say)
-            self._trackers += [run] if run else []
+            self.say(f"figures: {path}; `tensorboard --logdir {self._directory / trackers.TENSORBOARD}` draws them")
+        self.connect()
         if sys.stderr.isatty():
             self._bar = _bar(self._total, step)
 
@@ -160,7 +170,7 @@ def journal(
       settings: the run's settings, for trackers that show them.
 
     Raises:
-      ValueError: see `trackers.check`, and, when the log begins, `trackers.weights_and_biases`.
+      ValueError: see `trackers.check`, and, when the log connects or begins, `trackers.weights_and_biases`.
     """
     trackers.check(wandb)
     log = Journal(directory, speaks=speaks, tensorboard=tensorboard, wandb=wandb, settings=settings or {})
@@ -179,7 +189,7 @@ def read(directory: Path) -> list[dict[str, Any]]:
 
 
 def summary(directory: Path) -> dict[str, Any]:
-    """The figures of a whole run, over all its processes: last loss and scores, pace, seconds of training."""
+    """The figures of a whole run, over all its processes: last loss and scores, tokens without padding, pace, seconds of training."""
     lines = read(directory)
     train = [line for line in lines if line["kind"] == "train"]
     scores = [line for line in lines if line["kind"] == "validation"]
@@ -188,6 +198,7 @@ def summary(directory: Path) -> dict[str, Any]:
     return {
         "loss": train[-1]["loss"] if train else None,
         "validation": {name: value for name, value in scores[-1].items() if name not in KEYS} if scores else {},
+        "tokens_read": round(sum(line.get("tokens_read", 0) for line in train)),
         "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
         "seconds": round(seconds, 1),
     }

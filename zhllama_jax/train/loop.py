@@ -91,6 +91,7 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
         plan = stages.plan(experiment.choice, start.weights)
         takeover.check_trainable(experiment.choice, plan.mask)
         batch, accumulation = _cut(experiment, mesh, context=start.config.max_position_embeddings)
+        journal.connect()
         begun = bool(checkpoint.committed(output / "checkpoints"))
         data = feed.open_data(experiment.data, start.tokenizer, output / "data", rebuild=not begun, say=journal.say)
         source, steps = _stream(experiment, data, batch)
@@ -138,6 +139,7 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
                 state = saved.read(best.step, state)
         learnt = {"trainable": table.trainable, "parameters": table.total, "percent": round(table.percent, 4)}
         figures = {**log.summary(output), **learnt, "validation_best": best._asdict() if best.step else None, "run": saved.digest}
+        figures["template"] = data.prompt.template if data.prompt else None
         result = takeover.finish(
             experiment, start, jax.device_get(state.trainable), prompt=data.prompt, step=_entry(experiment, sizes), figures=figures
         )

@@ -90,6 +90,7 @@ class Meter:
             "grad_norm": latest["grad_norm"],
             "learning_rate": latest["learning_rate"],
             "tokens": sum(metrics["tokens"] for metrics in self._stretch),
+            "tokens_read": tokens,
             "skipped": latest["skipped"],
         }
         self._journal.steps(step, figures, log.Pace(seconds, speed, achieved, achieved / self._peak if self._peak else None))

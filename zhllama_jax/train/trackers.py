@@ -125,7 +125,7 @@ def weights_and_biases(
             settings=wandb.Settings(**options),
         )
     except Exception as error:  # wandb's own errors, and those of its service and of the network
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(" .") or type(error).__name__
         if known or not isinstance(error, (wandb.errors.UsageError, wandb.errors.AuthenticationError)):
             say(f"warning: W&B cannot be reached ({reason}): the figures are in the JSONL only")
             return None
