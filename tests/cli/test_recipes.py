@@ -54,6 +54,12 @@ def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
         recipes.find(str(tmp_path))
 
 
+def test_a_link_to_itself_is_no_recipe_and_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert program.run(["convert", "--input", str(tmp_path / "loop"), "--output", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith(f"zhllama: error: {tmp_path / 'loop'} not found: ")
+
+
 @pytest.mark.parametrize("name", ["7b_stage1", "configs/7b_stage1.yaml", "elsewhere"])
 def test_what_a_recipe_lacks_is_answered_with_its_header(
     name: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

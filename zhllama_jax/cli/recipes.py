@@ -3,6 +3,7 @@
 In a source tree they stand at its top; a wheel carries them beside the modules.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +52,6 @@ def resolve(words: Sequence[str]) -> list[str]:
 
 def named(words: Sequence[str]) -> str | None:
     """The recipe that a command line takes; None if it takes none."""
-    known = {path.resolve(): name for name, path in paths().items()}
-    given = (Path(word.removeprefix("--config=")).resolve() for word in resolve(words))
+    known = {os.path.realpath(path): name for name, path in paths().items()}
+    given = (os.path.realpath(word.removeprefix("--config=")) for word in resolve(words))  # any word at all, links to themselves too
     return next((known[path] for path in given if path in known), None)
