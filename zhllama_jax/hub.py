@@ -31,7 +31,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TOKENIZER = "tokenizer.model"
 TOKENIZER_FILES = (TOKENIZER, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-MODEL_FILES = (CONFIG, "generation_config.json", INDEX, MANIFEST, *TOKENIZER_FILES)
+MODEL_FILES = (CONFIG, "generation_config.json", INDEX, MANIFEST, *TOKENIZER_FILES, "chat_template.jinja", "LICENSE", "LICENSE.txt")
 ADAPTER_FILES = (ADAPTER_CONFIG, MANIFEST, *TOKENIZER_FILES)
 
 MISSING = "needs the library huggingface_hub: pip install huggingface_hub (the extra `hub`)"

@@ -77,7 +77,7 @@ def test_a_line_that_is_too_long_ends_nothing(
 
 def test_a_base_model_is_refused(base_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert talk(base_model, "Hello\n", monkeypatch) == 1
-    assert "was not tuned on instructions" in capsys.readouterr().err
+    assert "does not say how it was tuned on instructions" in capsys.readouterr().err
     assert talk(base_model, "Hello\n", monkeypatch, "--template", "alpaca") == 0
 
 
@@ -95,3 +95,17 @@ def test_an_unknown_command_is_not_sent_to_the_model(
 ) -> None:
     assert talk(tuned_model, "/help\n/bye\n", monkeypatch) == 0
     assert capsys.readouterr() == ("", "".join(f"({word} is no command: there are /clear and /exit)\n" for word in ("/help", "/bye")))
+
+
+def test_a_system_text_stands_before_every_turn(tuned_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, asked = ready.load(tuned_model), []
+
+    def found(config: object, weights: object, tokenizer: object, ids: list[int], **how: object) -> list[str]:
+        asked.append(loaded.tokenizer.decode(ids))
+        return ["yes"]
+
+    monkeypatch.setattr(stream, "stream", found)
+    assert talk(tuned_model, "Hello\nAgain\n", monkeypatch, "--system", "Be brief.") == 0
+    assert [text.startswith("Be brief.\n\n### Instruction:\nHello") for text in asked] == [True, True]
+    assert "yes" in asked[1] and asked[1].count("Be brief.") == 1
+    assert talk(tuned_model, "Hello\n", monkeypatch, "--system", "Be brief.", "--template", "none") == 1

@@ -1,5 +1,6 @@
 """A model written anew is the same model."""
 
+import io
 import re
 import shlex
 import shutil
@@ -87,3 +88,37 @@ def test_what_was_changed_gets_no_new_manifest(
     [check] = re.findall(r"`zhllama (verify [^`]+)`", told)
     assert program.run(shlex.split(check)) == 1
     assert "lm_head.weight" in capsys.readouterr().out
+
+
+@pytest.fixture
+def released(base_model: Path, tmp_path: Path) -> Path:
+    """A model as others publish them: no manifest, a licence, nothing about sampling."""
+    model = shutil.copytree(base_model, tmp_path / "released")
+    (model / manifest.FILE).unlink()
+    (model / "LICENSE").write_text("You may.")
+    (model / "training_args.bin").write_text("pickle")
+    (model / "generation_config.json").write_text('{"_from_model_config": true, "eos_token_id": 2}')
+    return model
+
+
+def test_a_released_alpaca_is_told_its_template_and_chats(
+    released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert program.run(["convert", "--input", str(released), "--output", str(out), "--template", "alpaca"]) == 0
+    assert llama_hf.load_prompt(out) == manifest.Prompt("alpaca", "faithful")
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
+    assert program.run(["chat", "--model", str(out), "--max_new_tokens", "2"]) == 0
+    assert "error" not in capsys.readouterr().err
+    assert program.run(["convert", "--input", str(released), "--output", str(tmp_path / "x"), "--template", "vicuna"]) == 1
+    assert "no template 'vicuna': choose one of alpaca" in capsys.readouterr().err
+
+
+def test_nothing_of_the_source_is_dropped_in_silence_and_nothing_put_into_its_mouth(
+    released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert program.run(["convert", "--input", str(released), "--output", str(out)]) == 0
+    assert "note: left out of what is written: README.md, training_args.bin\n" in capsys.readouterr().err
+    assert (out / "LICENSE").read_text() == "You may." and manifest.verify(out) == []
+    assert llama_hf.load_generation(out).keys() == {"bos_token_id", "eos_token_id", "pad_token_id"}

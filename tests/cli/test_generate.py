@@ -117,8 +117,8 @@ def test_a_vocabulary_larger_than_the_model_is_one_line(
     capsys.readouterr()
     assert generate(model, "--prompt", "x") == 1
     err = capsys.readouterr().err
-    assert "pieces but the model" in err
-    assert "zhllama resize" in err
+    assert f"{model / 'tokenizer.model'} has 412 pieces, the model beside it 340 rows, so it is not the model's" in err
+    assert f"zhllama resize --model {model} --tokenizer MERGED --output GROWN" in err
     assert err.count("\n") == 1
 
 
@@ -126,3 +126,23 @@ def test_a_file_without_a_prompt_is_named(base_model: Path, tmp_path: Path, caps
     (tmp_path / "empty.txt").touch()
     assert program.run(["generate", "--model", str(base_model), "--prompts", str(tmp_path / "empty.txt")]) == 1
     assert f"{tmp_path / 'empty.txt'} holds no prompt" in capsys.readouterr().err
+
+
+def test_a_system_text_takes_the_place_of_the_head(
+    tuned_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ids are those that a row with that system text is learnt with; a template without a head refuses it in one line."""
+    asked: list[list[int]] = []
+
+    def complete(config: object, weights: object, tokenizer: object, ids: list[list[int]], **how: object) -> list[stream.Completion]:
+        asked.extend(ids)
+        return [stream.Completion("x", [1], "stop")] * len(ids)
+
+    monkeypatch.setattr(stream, "complete", complete)
+    assert generate(tuned_model, "--prompt", "The sea", "--system", "Be brief.") == 0
+    example = chat.SftExample("The sea", "", "answer", system="Be brief.")
+    learnt = chat.render_example(ready.load(tuned_model).tokenizer, example)
+    assert learnt is not None and asked == [learnt.tokens[: learnt.loss_mask.index(1)]]
+    capsys.readouterr()
+    assert generate(tuned_model, "--prompt", "The sea", "--system", "Be brief.", "--template", "none") == 1
+    assert "the template 'none' has no place for a system text: choose one of alpaca" in capsys.readouterr().err

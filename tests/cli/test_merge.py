@@ -54,6 +54,13 @@ def test_what_is_merged_is_what_would_have_run(
     assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, merged.weights, base.weights)))
 
 
+def test_one_adapter_is_one(base_model: Path, stack: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["merge", "--model", str(base_model), "--adapter", str(stack[0]), "--output", str(tmp_path / "merged")]
+    assert program.run([*words, "--template", "alpaca", "--boundary", "joined"]) == 0
+    assert f"1 adapter folded into {base_model}" in capsys.readouterr().out
+    assert llama_hf.load_prompt(tmp_path / "merged") == manifest.Prompt("alpaca", "joined")
+
+
 def test_the_wrong_order_is_refused(base_model: Path, stack: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["merge", "--model", str(base_model), "--adapter", str(stack[1]), "--output", str(tmp_path / "merged")]
     assert program.run(words) == 1

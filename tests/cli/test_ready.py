@@ -4,9 +4,14 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from zhllama_jax.cli import ready
+from zhllama_jax.cli import program, ready
+from zhllama_jax.convert import llama_hf
+from zhllama_jax.model import config as model_config
+from zhllama_jax.model import resize
+from zhllama_jax.tokenizer import processor
 
 
 def test_a_base_model_has_no_template(base_model: Path) -> None:
@@ -31,5 +36,26 @@ def test_a_tokenizer_of_another_model_is_noticed(base_model: Path, chinese_piece
     for path in base_model.iterdir():
         if path.name != "tokenizer.model":
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(ValueError, match=r"the tokenizer has .* pieces but the model .* rows"):
+    with pytest.raises(ValueError, match="is not a LLaMA tokenizer"):
         ready.load(tmp_path)
+
+
+def test_rows_without_a_piece_are_never_drawn(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model padded to 352 rows whose spare rows would win every draw: it generates, and gives what the unpadded one does."""
+    base = llama_hf.load(base_model)
+    config = base.config.replace(vocab_size=352, base_vocab_size=None)
+    params = dict(base.params)
+    for name in model_config.MATRICES:
+        rows_VD = np.asarray(resize.rows(base.params[name], base.config))
+        params[name] = resize.blocks(np.concatenate([rows_VD, np.tile(100 * rows_VD[2:3], (12, 1))]), config)
+    llama_hf.save(tmp_path / "padded", config=config, params=params, tokenizer=processor.Tokenizer.load(base_model))
+    loaded, plain = ready.load(tmp_path / "padded"), ready.load(base_model)
+    assert loaded.config == plain.config
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, loaded.weights, plain.weights)))
+    words = ["--prompt", "Hello", "--max_new_tokens", "5"]
+    assert program.run(["generate", "--model", str(tmp_path / "padded"), *words]) == 0
+    assert program.run(["generate", "--model", str(base_model), *words]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+    assert program.run(["convert", "--input", str(tmp_path / "padded"), "--output", str(tmp_path / "out")]) == 0
+    assert llama_hf.load_config(tmp_path / "out").vocab_size == 352, "written again, the rows stay"

@@ -55,18 +55,32 @@ def test_nothing_is_said_that_nobody_knows(page: Callable[..., str]) -> None:
     """The languages are the user's; a prompt without a template is a prompt all the same."""
     assert "language:" not in page()
     plain = page(prompt=manifest.Prompt("none"))
-    assert "not tuned on instructions" in page()
-    assert "not tuned" not in plain and "Tuned on instructions that stood there as they are (template `none`" in plain
+    assert "nothing is recorded of a tuning on instructions" in page()
+    assert "nothing is recorded" not in plain and "Tuned on instructions that stood there as they are (template `none`" in plain
     assert "apply_chat_template" not in plain
 
 
 def test_tied_scores_are_confessed(page: Callable[..., str], tokenizer: processor.Tokenizer) -> None:
     assert "share a score" not in page()
+    assert "with the ids of SentencePiece" in page()
     model = proto.parse(tokenizer.serialized)
     for number in range(7):
         piece = model.pieces.add()
         piece.piece, piece.score = chr(0x4E00 + number) * 2, 0.5
-    assert "7 pieces share a score" in page(tokenizer=processor.Tokenizer.from_bytes(model.SerializeToString()))
+    confessed = page(tokenizer=processor.Tokenizer.from_bytes(model.SerializeToString()))
+    assert "but 7 pieces share a score" in confessed and "with the ids of SentencePiece" not in confessed
+
+
+def test_what_came_along_and_rows_without_a_piece_are_told(page: Callable[..., str], config: config_lib.LlamaConfig) -> None:
+    assert "no piece" not in page() and "from which this one was made" not in page()
+    told = page(carried=["NOTICE", "LICENSE"])
+    assert "As they were in the directory from which this one was made: `LICENSE`, `NOTICE`." in told
+
+
+def test_a_model_is_said_to_be_written_not_adapted(page: Callable[..., str]) -> None:
+    """`convert` adapts nothing; what did stands under the steps."""
+    assert "A LLaMA model, written by `zhllama`: 2 layers" in page()
+    assert "adapted" not in page()
 
 
 def test_adapter_page_says_whether_peft_loads_it() -> None:
@@ -74,4 +88,7 @@ def test_adapter_page_says_whether_peft_loads_it() -> None:
     loads = card.adapter("a", loads_in_peft=True, **arguments)  # type: ignore[arg-type]
     assert "PeftModel" in loads
     assert "49,953 rows" in loads
+    assert "zhllama merge --model base-dir --adapter a --output merged\n" in loads and "on top of" not in loads
+    second = card.adapter("a", loads_in_peft=True, former=2, **arguments)  # type: ignore[arg-type]
+    assert "--adapter FORMER1 FORMER2 a --output merged\n```\n\nWhat it was trained on top of stands before it, in order." in second
     assert "PEFT cannot load that alone" in card.adapter("a", loads_in_peft=False, **arguments)  # type: ignore[arg-type]

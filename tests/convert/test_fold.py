@@ -264,8 +264,13 @@ def test_adapter_with_more_rows_asks_for_a_resize(
     text = (path / "config.json").read_text().replace(f'"vocab_size": {config.vocab_size}', f'"vocab_size": {small.vocab_size}')
     (path / "config.json").write_text(text)
     (path / manifest.FILE).unlink()
-    with pytest.raises(ValueError, match=r"it is for a vocabulary of .* grow the model first with `zhllama resize --tokenizer"):
+    command = r"grow the model first, with `zhllama resize --model MODEL --tokenizer \S+tokenizer\.model --output GROWN`"
+    with pytest.raises(ValueError, match=rf"it is for a vocabulary of .*{command}"):
         fold.merge(path, world.adapters[:1], tmp_path / "m", force=True)
+    bare = shutil.copytree(world.adapters[0], tmp_path / "bare")
+    (bare / "tokenizer.model").unlink()
+    with pytest.raises(ValueError, match=r"--tokenizer TOKENIZER --output GROWN` and the tokenizer that the adapter was trained with"):
+        fold.merge(path, [bare], tmp_path / "m", force=True)
 
 
 def test_other_tokenizer_is_refused(world: World, tmp_path: Path, padded_tokenizer: processor.Tokenizer) -> None:
@@ -273,6 +278,55 @@ def test_other_tokenizer_is_refused(world: World, tmp_path: Path, padded_tokeniz
     (tmp_path / "base" / "tokenizer.model").write_bytes(padded_tokenizer.serialized)
     with pytest.raises(ValueError, match="another tokenizer"):
         fold.merge(tmp_path / "base", world.adapters[:1], tmp_path / "m")
+
+
+def released(source: Path, directory: Path, rows: int) -> Path:
+    """An adapter as others publish them: no manifest, and the first `rows` rows of both matrices."""
+    shutil.copytree(source, directory)
+    (directory / manifest.FILE).unlink()
+    path = directory / peft.WEIGHTS
+    safetensors.numpy.save_file({name: value[:rows] for name, value in safetensors.numpy.load_file(path).items()}, path)
+    return directory
+
+
+def test_released_adapters_are_ordered_by_their_vocabularies(world: World, tmp_path: Path, config: config_lib.LlamaConfig) -> None:
+    """As llama-lora (49,953 rows) comes before alpaca-lora (49,954): the second's rows stand in the place of the first's."""
+    llama, alpaca = (released(world.adapters[0], tmp_path / name, config.vocab_size - less) for name, less in (("llama", 1), ("alpaca", 0)))
+    told = f"{llama} is for a vocabulary of 339 and comes after {alpaca}, for one of 340: vocabularies grow in training, so it comes before"
+    with pytest.raises(fold.Mismatch, match=re.escape(told)):
+        fold.merge(world.base, [alpaca, llama], tmp_path / "m")
+    assert told in fold.merge(world.base, [alpaca, llama], tmp_path / "m", force=True).notes
+    assert not any("vocabularies" in note for note in fold.merge(world.base, [llama, alpaca], tmp_path / "n").notes)
+
+
+def test_a_tokenizer_tells_the_vocabulary_of_factors_alone(
+    world: World, tmp_path: Path, tokenizer: processor.Tokenizer, padded_tokenizer: processor.Tokenizer
+) -> None:
+    directories = [shutil.copytree(world.adapters[2], tmp_path / name) for name in ("small", "large", "unknown")]
+    for directory in directories:
+        (directory / manifest.FILE).unlink()
+    (directories[1] / "tokenizer.model").write_bytes(padded_tokenizer.serialized)
+    (directories[2] / "tokenizer.model").unlink()
+    small, large, unknown = map(peft.load, directories)
+    assert small.rows == {}
+    config = llama_hf.load_config(world.base)
+    told = "is for a vocabulary of 340 and comes after"
+    assert any(told in note for note in fold.check(config, [large, small], fingerprint=None, base=world.base, force=True))
+    assert not any(told in note for note in fold.check(config, [small, unknown, large], fingerprint=None, base=world.base, force=True))
+
+
+def test_a_released_model_is_told_how_it_was_asked(world: World, tmp_path: Path) -> None:
+    bare = released(world.adapters[0], tmp_path / "adapter", 340)
+    base = shutil.copytree(world.base, tmp_path / "base")
+    (base / "LICENSE").write_text("You may.")
+    (base / "training_args.bin").write_text("pickle")
+    assert fold.merge(base, [bare], tmp_path / "m").manifest["prompt"] is None
+    merged = fold.merge(base, [bare], tmp_path / "n", template="alpaca")
+    assert llama_hf.load_prompt(tmp_path / "n") == manifest.Prompt("alpaca", "faithful", "open")
+    assert (tmp_path / "n" / "chat_template.jinja").is_file()
+    assert (tmp_path / "n" / "LICENSE").read_text() == "You may." and "LICENSE" in merged.manifest["files"]
+    assert "left out of what is written: training_args.bin" in merged.notes
+    assert manifest.verify(tmp_path / "n") == []
 
 
 def test_smaller_foreign_rows_are_placed_and_noted(world: World, tmp_path: Path, config: config_lib.LlamaConfig) -> None:

@@ -71,18 +71,23 @@ def test_paper_values_are_those_of_decode() -> None:
     assert paper["max_new_tokens"] == decode_config.Generation().max_new_tokens
 
 
-def test_decoding_values_are_kept_or_the_paper_s(tmp_path: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: Any) -> None:
+def test_decoding_values_are_kept(tmp_path: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: Any) -> None:
     silent = {"_from_model_config": True, "transformers_version": "5.0", "max_length": 100}
     llama_hf.save(tmp_path / "a", config=config, params=params, tokenizer=tokenizer, generation=silent)
     assert llama_hf.load(tmp_path / "a").generation == {
-        **llama_hf.PAPER_GENERATION,
         "max_length": 100,
         "bos_token_id": 1,
         "eos_token_id": 2,
         "pad_token_id": None,
     }
     llama_hf.save(tmp_path / "b", config=config, params=params, tokenizer=tokenizer, generation={"temperature": 0.7})
-    assert llama_hf.load(tmp_path / "b").generation == {"temperature": 0.7, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+    kept = {"temperature": 0.7, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+    assert llama_hf.load(tmp_path / "b").generation == llama_hf.load_generation(tmp_path / "b") == kept
+    assert llama_hf.with_sampling({"temperature": 0.7}) == {"temperature": 0.7}
+    assert llama_hf.with_sampling({"max_length": 100}) == {"max_length": 100, **llama_hf.PAPER_GENERATION}
+    (tmp_path / "b" / llama_hf.GENERATION).write_text("[]")
+    with pytest.raises(ValueError, match="holds no object"):
+        llama_hf.load(tmp_path / "b")
 
 
 @pytest.mark.parametrize(

@@ -202,3 +202,17 @@ def test_nothing_to_verify_against(tmp_path: Path) -> None:
     assert manifest.read(tmp_path, "model") is None
     with pytest.raises(FileNotFoundError, match="nothing to verify"):
         manifest.verify(tmp_path)
+
+
+def test_what_a_user_tells_of_the_prompt_beats_the_manifest() -> None:
+    known = manifest.Prompt("alpaca", "joined", "closed")
+    assert manifest.told(None, None, None) is None
+    assert manifest.told(known, None, None) == known
+    assert manifest.told(None, "alpaca", None) == manifest.Prompt("alpaca", "faithful"), "as the original tokenised"
+    assert manifest.told(None, "alpaca", "joined") == manifest.Prompt("alpaca", "joined")
+    assert manifest.told(known, "llama_cpp", None) == manifest.Prompt("llama_cpp", "joined", "closed")
+    assert manifest.told(known, None, "faithful") == manifest.Prompt("alpaca", "faithful", "closed")
+    with pytest.raises(ValueError, match="no template 'vicuna'"):
+        manifest.told(known, "vicuna", None)
+    with pytest.raises(ValueError, match="no template is known"):
+        manifest.told(None, None, "joined")

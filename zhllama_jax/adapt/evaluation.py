@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import measure, places, progress, texts
-from zhllama_jax.convert import fold, manifest, verify
+from zhllama_jax.convert import fold, manifest, verify, vocabulary
 from zhllama_jax.eval import answers, ngram
 from zhllama_jax.model import llama
 
@@ -128,8 +128,9 @@ def _subject(config: config_lib.Adapt, name: str, before: Mapping[str, Any]) -> 
     else:
         directory = places.base_model(config)
     loaded = fold.load(directory, adapters, dtype=config.dtype)
-    weights = {"params": jax.tree.map(jnp.asarray, loaded.checkpoint.params)}
-    return measure.Subject(loaded.checkpoint.config, weights, loaded.tokenizer)
+    checkpoint = vocabulary.cut(loaded.checkpoint, loaded.tokenizer)
+    weights = {"params": jax.tree.map(jnp.asarray, checkpoint.params)}
+    return measure.Subject(checkpoint.config, weights, loaded.tokenizer)
 
 
 def _prompt(config: config_lib.Adapt) -> manifest.Prompt | None:

@@ -4,6 +4,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+from zhllama_jax import templates
 from zhllama_jax.cli import compilation, decoding, ready, terminal
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def run(
     model: str,
     adapter: list[str] | None = None,
     template: str | None = None,
+    system: str | None = None,
     memory: bool = True,
     dtype: ready.Dtype = "auto",
     compilation_cache: compilation.Cache = "auto",
@@ -31,6 +33,7 @@ def run(
       model: Hugging Face directory of the model, or a hub id (owner/name, owner/name@revision).
       adapter: adapter directories or hub ids, to put on top in order.
       template: what stands around an instruction; by default the one that the model was tuned with.
+      system: a text in the place of the template's head, as rows with a system text were learnt.
       memory: whether earlier turns are part of the prompt.
       dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
       compilation_cache: where compiled programs are kept between calls: auto (on accelerators, in the user's cache directory), on, off,
@@ -49,7 +52,10 @@ def run(
     loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
     template = template or loaded.template
     if template == "none":
-        raise ValueError(f"{model} was not tuned on instructions: use `zhllama generate`, or say how to ask it with --template alpaca")
+        raise ValueError(
+            f"{model} does not say how it was tuned on instructions: use `zhllama generate`, or say how to ask it, with --template alpaca"
+        )
+    templates.head(template, system or "")
     decode.check(loaded.config.max_position_embeddings)
     sampling, generation = decode.resolve(loaded.generation, source=str(loaded.directory / "generation_config.json"))
     history: list[tuple[str, str]] = []
@@ -63,7 +69,7 @@ def run(
         if re.fullmatch(r"/\w*", question):
             terminal.say(f"({question} is no command: there are /clear and /exit)")
             continue
-        prompt = _fit(loaded, question, history, template, generation)
+        prompt = _fit(loaded, question, history, template, generation, system=system or "")
         if prompt is None:
             continue
         answer = ""
@@ -91,7 +97,13 @@ def _ask() -> str | None:
 
 
 def _fit(
-    loaded: ready.Ready, question: str, history: list[tuple[str, str]], template: str, generation: "decode_config.Generation"
+    loaded: ready.Ready,
+    question: str,
+    history: list[tuple[str, str]],
+    template: str,
+    generation: "decode_config.Generation",
+    *,
+    system: str = "",
 ) -> list[int] | None:
     """The prompt's ids, with room for an answer (half of the context at most); the oldest turns are taken off `history` until it fits.
 
@@ -101,7 +113,7 @@ def _fit(
     from zhllama_jax.decode import generate
 
     context = generate.context_of(loaded.config, generation)
-    alone = len(chat.render_prompt(loaded.tokenizer, question, template=template, boundary=loaded.boundary))
+    alone = len(chat.render_prompt(loaded.tokenizer, question, template=template, boundary=loaded.boundary, system=system))
     if alone >= context:
         terminal.say(f"(this line has {alone:,} tokens, which leave no room in the context of {context:,}: ask something shorter)")
         return None
@@ -109,7 +121,7 @@ def _fit(
     room = max(context - generation.max_new_tokens, context // 2)
     while True:
         ids = chat.render_prompt(
-            loaded.tokenizer, question, template=template, boundary=loaded.boundary, turns=loaded.turns, history=history
+            loaded.tokenizer, question, template=template, boundary=loaded.boundary, turns=loaded.turns, history=history, system=system
         )
         if not history or len(ids) <= room:
             return ids

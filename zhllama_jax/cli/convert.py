@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from zhllama_jax import templates
 from zhllama_jax.cli import located, terminal
 
 
@@ -12,6 +13,8 @@ def run(
     output: Path,
     to: Literal["hf"] = "hf",
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    template: str | None = None,
+    boundary: templates.Boundary | None = None,
     shard_mib: int = 4096,
     overwrite: bool = False,
 ) -> None:
@@ -22,32 +25,39 @@ def run(
       output: directory to write.
       to: the format to write.
       dtype: of the stored weights; the input's if left out.
+      template: what stood around instructions when the model was tuned, where its directory does not say: alpaca for released Alpacas.
+      boundary: how an answer joined it: faithful (tokenised apart, as in the original) or joined; what is known, else faithful.
       shard_mib: no file of weights is larger than so many MiB, unless a single tensor is.
       overwrite: replace a directory that zhllama wrote, at once when the new one is complete; an input is never replaced.
 
     Examples:
       zhllama convert --input adapted --output adapted-bf16 --dtype bfloat16
-      zhllama convert --input adapted --output small-shards --shard_mib 1024
+      zhllama convert --input chinese-alpaca-hf --output chinese-alpaca --template alpaca
     """
     from zhllama_jax import files
-    from zhllama_jax.convert import llama_hf, manifest
-    from zhllama_jax.tokenizer import processor
+    from zhllama_jax.convert import carry, llama_hf, manifest, vocabulary
 
+    if template is not None:
+        templates.named(template)
     if shard_mib < 1:
         raise ValueError(f"shard_mib must be at least 1, got {shard_mib}")
     files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[input])
     directory = located.model(input)
+    tokenizer = vocabulary.load(directory, llama_hf.load_config(directory))
+    prompt = manifest.told(llama_hf.load_prompt(directory), template, boundary)
+    carried = carry.find(directory, prompt, num_pieces=tokenizer.vocab_size)
     checkpoint = llama_hf.load(directory, dtype=dtype)
-    for note in checkpoint.notes:
+    for note in [*checkpoint.notes, *carried.notes]:
         terminal.say(f"zhllama: note: {note}")
     written = llama_hf.save(
         output,
         config=checkpoint.config,
         params=checkpoint.params,
-        tokenizer=processor.Tokenizer.load(directory),
-        prompt=checkpoint.prompt,
-        generation=checkpoint.generation or llama_hf.PAPER_GENERATION,
-        history=[*checkpoint.history, {"step": "convert", "dtype": dtype or "as stored"}],
+        tokenizer=tokenizer,
+        prompt=prompt,
+        generation=checkpoint.generation,
+        history=[*checkpoint.history, {"step": "convert", "dtype": dtype or "as stored"} | ({"template": template} if template else {})],
+        carried=carried.files,
         shard_bytes=shard_mib << 20,
         overwrite=overwrite,
     )

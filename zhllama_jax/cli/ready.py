@@ -50,7 +50,7 @@ class Ready:
 
 
 def load(model: str | Path, *, adapters: Sequence[str | Path] = (), dtype: Dtype = "auto") -> Ready:
-    """Reads a model directory onto the device; oddities of it are said.
+    """Reads a model directory onto the device, without rows that no piece has; oddities of it are said.
 
     Args:
       model: the directory, or a hub id.
@@ -63,20 +63,15 @@ def load(model: str | Path, *, adapters: Sequence[str | Path] = (), dtype: Dtype
     """
     import jax
 
-    from zhllama_jax.convert import fold, llama_hf
-    from zhllama_jax.eval import likelihood
+    from zhllama_jax.convert import fold, vocabulary
     from zhllama_jax.model import llama
-    from zhllama_jax.tokenizer import processor
 
     if dtype == "auto":
         capability = getattr(jax.devices()[0], "compute_capability", None)
         dtype = machines.decoding(jax.default_backend(), capability).dtype
     directory, stacked = located.model(model), located.adapters(adapters)
-    config = llama_hf.load_config(directory)
-    if not stacked:
-        likelihood.fits(processor.Tokenizer.load(directory), config)
     checkpoint, tokenizer = fold.load(directory, stacked, dtype=dtype)
-    likelihood.fits(tokenizer, checkpoint.config)
+    checkpoint = vocabulary.cut(checkpoint, tokenizer)
     for note in checkpoint.notes:
         terminal.say(f"zhllama: note: {note}")
     return Ready(

@@ -35,6 +35,8 @@ def run(
     files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[model, tokenizer])
     directory, merged = located.model(model), processor.Tokenizer.load(located.tokenizer(tokenizer))
     done = extend.run(directory, merged, output, init=init, seed=seed, overwrite=overwrite)
+    for note in done.notes:
+        terminal.say(f"zhllama: note: {note}")
     gone = f", of which {done.unused:,} had no piece and gave way," if done.unused else ""
     terminal.result(f"{output}: {done.before:,} rows{gone} grown to {done.config.vocab_size:,}, new ones by {init}")
     start = ["train", "--model", output, "--stage", "embeddings"]

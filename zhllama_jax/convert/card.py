@@ -1,7 +1,7 @@
 """The README.md of what is written: plain sentences about what the directory is, where it came from and how to load it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from zhllama_jax import templates
@@ -23,8 +23,9 @@ def model(
     tokenizer: processor.Tokenizer,
     prompt: manifest.Prompt | None,
     history: Sequence[Mapping[str, Any]],
+    carried: Collection[str] = (),
 ) -> str:
-    """The page of a model directory."""
+    """The page of a model directory; `carried` are names of files that came along as they were."""
     heads = f"{config.num_attention_heads} heads"
     if config.num_kv_heads != config.num_attention_heads:
         heads += f" ({config.num_kv_heads} for keys and values)"
@@ -36,7 +37,7 @@ pipeline_tag: text-generation
 
 # {name}
 
-A LLaMA model adapted with `zhllama`: {shape}, context {config.max_position_embeddings} tokens, stored as {dtype}.
+A LLaMA model, written by `zhllama`: {shape}, context {config.max_position_embeddings} tokens, stored as {dtype}.
 
 ## Vocabulary
 
@@ -50,12 +51,14 @@ A LLaMA model adapted with `zhllama`: {shape}, context {config.max_position_embe
 
 {_usage(name, prompt)}
 
-`zhllama.json` holds the SHA-256 of every file and of every tensor.
+`zhllama.json` holds the SHA-256 of every file and of every tensor.{_came_along(carried)}
 
 {_LICENCE}"""
 
 
-def adapter(name: str, *, base: str, contents: str, loads_in_peft: bool, vocab_size: int, history: Sequence[Mapping[str, Any]]) -> str:
+def adapter(
+    name: str, *, base: str, contents: str, loads_in_peft: bool, vocab_size: int, history: Sequence[Mapping[str, Any]], former: int = 0
+) -> str:
     """The page of an adapter directory.
 
     Args:
@@ -65,7 +68,10 @@ def adapter(name: str, *, base: str, contents: str, loads_in_peft: bool, vocab_s
       loads_in_peft: false for rows without LoRA factors.
       vocab_size: rows that the base must have.
       history: the steps that made it.
+      former: how many adapters must be folded before it.
     """
+    first = "".join(f"FORMER{number} " for number in range(1, former + 1))
+    order = "\nWhat it was trained on top of stands before it, in order.\n" if former else ""
     if loads_in_peft:
         peft = (
             f"It also loads with `peft.PeftModel.from_pretrained(model, ...)`. The base must have {vocab_size:,} rows first: "
@@ -82,9 +88,9 @@ Base: {base}
 ## Use
 
 ```sh
-zhllama merge --model {base} --adapter {name} --output merged
+zhllama merge --model {base} --adapter {first}{name} --output merged
 ```
-
+{order}
 A base with fewer rows is grown first: `zhllama resize --model {base} --tokenizer {name}/tokenizer.model --output resized`.
 
 {peft}
@@ -102,16 +108,25 @@ def _vocabulary(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer) 
     lines = [f"{config.vocab_size:,} rows"]
     if config.extension_rows:
         lines[0] += f": the base model's {config.base_rows:,} and {config.extension_rows:,} new ones after them"
+    if spare := config.vocab_size - tokenizer.vocab_size:
+        lines[0] += f", of which the last {spare:,} belong to no piece"
     lines[0] += f". SentencePiece BPE (`tokenizer.model`, {tokenizer.vocab_size:,} pieces, sha256 `{tokenizer.sha256}`)."
-    lines.append("`tokenizer.json` says the same to transformers, with the ids of SentencePiece.")
     tied = tokenizer_hf.tied_pieces(tokenizer)
     if tied:
         lines.append(
-            f"{tied:,} pieces share a score with another one. SentencePiece merges such pieces leftmost first, transformers in a fixed "
-            "order, so some texts get other ids there (which spell the same text)."
+            f"`tokenizer.json` says the same to transformers, but {tied:,} pieces share a score with another one. SentencePiece merges "
+            "such pieces leftmost first, transformers in a fixed order, so some texts get other ids there (which spell the same text)."
         )
+    else:
+        lines.append("`tokenizer.json` says the same to transformers, with the ids of SentencePiece.")
     lines.append("Unlike `zhllama`, transformers reads the text of a special piece inside a prompt (`</s>`) as that piece.")
     return "\n".join(lines)
+
+
+def _came_along(carried: Collection[str]) -> str:
+    if not carried:
+        return ""
+    return f" As they were in the directory from which this one was made: {', '.join(f'`{name}`' for name in sorted(carried))}."
 
 
 def _steps(history: Sequence[Mapping[str, Any]]) -> str:
@@ -124,7 +139,7 @@ def _steps(history: Sequence[Mapping[str, Any]]) -> str:
 
 def _usage(name: str, prompt: manifest.Prompt | None) -> str:
     if prompt is None or not templates.puts_text(prompt.template):
-        lead = "A base model: it continues text and was not tuned on instructions."
+        lead = "It continues text: nothing is recorded of a tuning on instructions."
         if prompt is not None:
             lead = f"Tuned on instructions that stood there as they are (template `{prompt.template}`, boundary `{prompt.boundary}`)."
         call = "inputs = tokenizer(text, return_tensors='pt')"

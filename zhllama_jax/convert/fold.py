@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zhllama_jax import files, hub, tree
-from zhllama_jax.convert import llama_hf, manifest, names, peft, safetensors_io, tokenizer_hf
+from zhllama_jax import files, hub, templates, tree
+from zhllama_jax.convert import carry, llama_hf, manifest, names, peft, safetensors_io, tokenizer_hf, vocabulary
 from zhllama_jax.lora import merge as lora_merge
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.tokenizer import processor
@@ -44,6 +44,8 @@ def merge(
     *,
     dtype: str | None = None,
     force: bool = False,
+    template: str | None = None,
+    boundary: templates.Boundary | None = None,
     shard_bytes: int = safetensors_io.SHARD_BYTES,
     overwrite: bool = False,
 ) -> Merged:
@@ -55,6 +57,7 @@ def merge(
       output: does not exist yet, unless `overwrite`.
       dtype: "float32", "float16" or "bfloat16"; None keeps the base's.
       force: fold although fingerprints or order do not match.
+      template, boundary: how the model was tuned on instructions, where no manifest says it; see `manifest.told`.
       shard_bytes: a file of weights is closed before it would exceed this.
       overwrite: replace an existing directory of ours.
 
@@ -69,24 +72,27 @@ def merge(
     notes = [note for adapter in loaded for note in adapter.notes]
     fingerprint = manifest.fingerprint(model) if any(adapter.base_fingerprint for adapter in loaded) or contents else None
     notes += check(config, loaded, fingerprint=fingerprint, base=model, force=force)
-    prompt = _prompt(manifest.prompt(contents), loaded)
+    prompt = manifest.told(_prompt(manifest.prompt(contents), loaded), template, boundary)
     history = _history(contents["history"] if contents else [], loaded, base=model, fingerprint=fingerprint)
-    generation = model / llama_hf.GENERATION
+    generation = llama_hf.load_generation(model)
+    tokenizer = choose_tokenizer(model, loaded, config)
+    carried = carry.find(model, prompt, num_pieces=tokenizer.vocab_size)
     with llama_hf.open_weights(model, config, digest=fingerprint is not None) as reader:
         dtype = dtype or _stored_dtype(reader, model)
         written = llama_hf.write(
             output,
             _stream(reader, config, loaded, dtype=llama_hf.parse_dtype(dtype), fingerprint=fingerprint, where=model),
             config=config,
-            tokenizer=choose_tokenizer(model, loaded, config),
+            tokenizer=tokenizer,
             dtype=dtype,
             prompt=prompt,
-            generation=files.read_json(generation, what="a generation_config.json") if generation.is_file() else {},
+            generation=llama_hf.with_sampling(generation),
             history=history,
+            carried=carried.files,
             shard_bytes=shard_bytes,
             overwrite=overwrite,
         )
-        return Merged(written, notes + reader.notes)
+        return Merged(written, notes + reader.notes + carried.notes)
 
 
 def load(model: str | Path, adapters: Sequence[str | Path] = (), *, dtype: str | None = None, force: bool = False) -> Loaded:
@@ -105,9 +111,8 @@ def load(model: str | Path, adapters: Sequence[str | Path] = (), *, dtype: str |
     """
     model = Path(model)
     if not adapters:
-        checkpoint, tokenizer = llama_hf.load(model, dtype=dtype), processor.Tokenizer.load(model)
-        llama_hf.check_tokenizer(checkpoint.config, tokenizer)
-        return Loaded(checkpoint, tokenizer)
+        tokenizer = vocabulary.load(model, llama_hf.load_config(model))
+        return Loaded(llama_hf.load(model, dtype=dtype), tokenizer)
     loaded = [peft.load(directory) for directory in adapters]
     checkpoint = llama_hf.load(model, digest=any(adapter.base_fingerprint for adapter in loaded))
     fingerprint = checkpoint.fingerprint
@@ -172,6 +177,8 @@ def check(
             doubts.append(f"{adapter.directory} is given twice")
         if not grown and not _same_tokenizer(base, adapter):
             (notes if adapter.tokenizer_sha256 is None else doubts).append(f"{adapter.directory} has another tokenizer than {base}")
+        if doubt := _shrinks(adapter, adapters[:number]):
+            doubts.append(doubt)
         if adapter.base_fingerprint is None:
             notes.append(f"{adapter.directory} does not say which base it belongs to")
             notes += [
@@ -198,9 +205,38 @@ def choose_tokenizer(model: str | Path, adapters: Sequence[peft.Adapter], config
     Raises:
       FileNotFoundError, ValueError: see `Tokenizer.load`.
     """
-    fitting = [adapter.directory for adapter in reversed(adapters) if (adapter.vocab_size or config.vocab_size) >= config.vocab_size]
+    fitting = [adapter.directory for adapter in reversed(adapters) if (_vocabulary(adapter) or config.vocab_size) >= config.vocab_size]
     directories = [directory for directory in fitting if (directory / tokenizer_hf.MODEL).is_file()]
-    return processor.Tokenizer.load(directories[0] if directories else model)
+    return processor.Tokenizer.load(directories[0]) if directories else vocabulary.load(model, config)
+
+
+def _shrinks(adapter: peft.Adapter, before: Sequence[peft.Adapter]) -> str:
+    """That an adapter of a smaller vocabulary comes after one of a larger, which was trained after it; "" for none.
+
+    Of released adapters, which name neither base nor order, the vocabulary is what tells their order.
+    """
+    size = _vocabulary(adapter) or _pieces(adapter)
+    largest, former = max(
+        ((_vocabulary(other) or _pieces(other), other) for other in before), key=lambda item: item[0], default=(0, adapter)
+    )
+    if not 0 < size < largest:
+        return ""
+    return (
+        f"{adapter.directory} is for a vocabulary of {size:,} and comes after {former.directory}, for one of {largest:,}"
+        f"{names.vocabulary_hint(size, largest)}: vocabularies grow in training, so it comes before"
+    )
+
+
+def _vocabulary(adapter: peft.Adapter) -> int:
+    """Rows of an adapter's base, as its manifest says or its whole matrices show; 0 where nothing tells."""
+    whole = [len(some.ids) for some in adapter.rows.values() if some.ids[-1] + 1 == len(some.ids)]
+    return adapter.vocab_size or max(whole, default=0)
+
+
+def _pieces(adapter: peft.Adapter) -> int:
+    """Pieces of the tokenizer in an adapter's directory; 0 without one."""
+    path = adapter.directory / tokenizer_hf.MODEL
+    return processor.Tokenizer.load(path).vocab_size if path.is_file() else 0
 
 
 def _same_tokenizer(base: str | Path, adapter: peft.Adapter) -> bool:
@@ -277,7 +313,9 @@ def _history(
 def _stored_dtype(reader: safetensors_io.Reader, where: Path) -> str:
     found = {entry.dtype for name, entry in reader.entries.items() if not names.IGNORED.fullmatch(name)}
     if len(found) > 1:
-        raise ValueError(f"{where}: the weights are stored as {', '.join(sorted(found))}: say in which dtype to store the result")
+        raise ValueError(
+            f"{where}: the weights are stored as {', '.join(sorted(found))}: say how to store the result, --dtype bfloat16 for one"
+        )
     return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[found.pop()]
 
 

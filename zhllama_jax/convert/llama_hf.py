@@ -5,6 +5,7 @@ that becomes the final one when everything is on the disk. `config.json` carries
 rows are the original vocabulary's.
 """
 
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ PAPER_GENERATION: Mapping[str, Any] = {
     "max_new_tokens": 512,
 }
 """The decoding values of the paper (Cui et al., 2023, arXiv 2304.08177, section 5)."""
+
+_NOTED = ("_from_model_config", "transformers_version")  # what transformers notes about itself
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -79,12 +82,11 @@ def load(directory: str | Path, *, dtype: str | None = None, digest: bool = Fals
         params = names.collect(config, lambda name: cast(name, reader.read(name), target))
         fingerprint = manifest.fingerprint_by_reading(reader) if digest else None
         notes += reader.notes
-    generation = directory / GENERATION
     return Checkpoint(
         config=config,
         params=params,
         prompt=manifest.prompt(contents),
-        generation=files.read_json(generation, what="a generation_config.json") if generation.is_file() else {},
+        generation=load_generation(directory),
         history=contents["history"] if contents else [],
         directory=directory,
         notes=notes,
@@ -95,6 +97,19 @@ def load(directory: str | Path, *, dtype: str | None = None, digest: bool = Fals
 def load_config(directory: str | Path) -> config_lib.LlamaConfig:
     """The shape of the model in a directory, without its weights."""
     return _read_config(Path(directory))[0]
+
+
+def load_generation(directory: str | Path) -> dict[str, Any]:
+    """The `generation_config.json` of a directory as it stands, {} without one.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    path = Path(directory) / GENERATION
+    value = files.read_json(path, what="a generation_config.json") if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is not a generation_config.json: it holds no object")
+    return value
 
 
 def load_prompt(directory: str | Path) -> manifest.Prompt | None:
@@ -140,6 +155,7 @@ def save(
     prompt: manifest.Prompt | None = None,
     generation: Mapping[str, Any] = PAPER_GENERATION,
     history: Sequence[Mapping[str, Any]] = (),
+    carried: Mapping[str, bytes] = types.MappingProxyType({}),
     shard_bytes: int = safetensors_io.SHARD_BYTES,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -152,9 +168,10 @@ def save(
       tokenizer: must not have more pieces than the model has rows.
       dtype: "float32", "float16" or "bfloat16"; None keeps the weights' own, which must then be one.
       prompt: how instructions were put to the model in training, if they were; gives the chat template.
-      generation: decoding values for `generation_config.json`; the paper's where it has none. Several ids under `eos_token_id` stay if
-        the tokenizer's is among them; the other ids are the tokenizer's.
+      generation: decoding values for `generation_config.json`. Several ids under `eos_token_id` stay if the tokenizer's is among them;
+        the other ids are the tokenizer's.
       history: what was done to the model so far, oldest first, JSON objects.
+      carried: further files, by name; see `carry`.
       shard_bytes: a file of weights is closed before it would exceed this.
       overwrite: replace an existing directory of ours (at once, when the new one is complete).
 
@@ -179,6 +196,7 @@ def save(
         prompt=prompt,
         generation=generation,
         history=history,
+        carried=carried,
         shard_bytes=shard_bytes,
         overwrite=overwrite,
     )
@@ -194,6 +212,7 @@ def write(
     prompt: manifest.Prompt | None,
     generation: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
+    carried: Mapping[str, bytes] = types.MappingProxyType({}),
     shard_bytes: int = safetensors_io.SHARD_BYTES,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -207,9 +226,13 @@ def write(
     with files.new_directory(directory, ours=manifest.model_files, overwrite=overwrite) as folder:
         written = safetensors_io.write(folder, plan, tensors, shard_bytes=shard_bytes)
         files.write_json(folder / CONFIG, config_hf.to_json(config, dtype))
-        files.write_json(folder / GENERATION, {**_decoding(generation), **ids})
+        files.write_json(folder / GENERATION, {**{key: value for key, value in generation.items() if key not in _NOTED}, **ids})
+        for name, content in carried.items():
+            (folder / name).write_bytes(content)
         tokenizer_hf.write(folder, tokenizer, max_length=config.max_position_embeddings, prompt=prompt)
-        page = card.model(Path(directory).name, config, dtype=dtype, tokenizer=tokenizer, prompt=prompt, history=history)
+        page = card.model(
+            Path(directory).name, config, dtype=dtype, tokenizer=tokenizer, prompt=prompt, history=history, carried=carried.keys()
+        )
         files.atomic_write(folder / "README.md", page)
         facts = {
             "vocab_size": config.vocab_size,
@@ -258,10 +281,9 @@ def cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return result
 
 
-def _decoding(generation: Mapping[str, Any]) -> dict[str, Any]:
-    """`generation` without what transformers notes about itself, or the paper's values if it says nothing about sampling."""
-    said = {key: value for key, value in generation.items() if key not in ("_from_model_config", "transformers_version")}
-    return said if said.keys() & PAPER_GENERATION.keys() else {**said, **PAPER_GENERATION}
+def with_sampling(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Decoding values for a model that was adapted: the given ones, and the paper's if these say nothing about sampling."""
+    return dict(generation) if generation.keys() & PAPER_GENERATION.keys() else {**generation, **PAPER_GENERATION}
 
 
 def _ends(generation: Mapping[str, Any]) -> list[int]:

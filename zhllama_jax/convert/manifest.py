@@ -161,6 +161,28 @@ def hold(directory: str | Path, kind: Kind, reader: safetensors_io.Reader, *, be
     reader.look = look
 
 
+def told(known: Prompt | None, template: str | None, boundary: templates.Boundary | None) -> Prompt | None:
+    """How a model was tuned on instructions, where the user knows better than any manifest.
+
+    Args:
+      known: what manifests say.
+      template: the template's name; None leaves it as it is known.
+      boundary: how an answer joins the prompt; None leaves it as it is known, and is "faithful" where nothing is: as the original and most
+        trainings tokenise, prompt and answer apart.
+
+    Raises:
+      ValueError: there is no such template, or a boundary without one.
+    """
+    if template is not None:
+        templates.named(template)
+    if known is None and template is None:
+        if boundary is not None:
+            raise ValueError(f"boundary {boundary} says how an answer joins a template, and no template is known: give one too")
+        return None
+    former = known or Prompt(str(template), "faithful")
+    return former._replace(template=template or former.template, boundary=boundary or former.boundary)
+
+
 def grown_from(contents: Mapping[str, Any] | None) -> list[str]:
     """Fingerprints of the models from which a model differs by new vocabulary rows alone, the last one first."""
     found: list[str] = []

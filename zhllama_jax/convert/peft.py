@@ -146,6 +146,7 @@ def save(
         loads_in_peft=bool(lora),
         vocab_size=config.vocab_size,
         history=history,
+        former=len(requires),
     )
     with files.new_directory(directory, ours=manifest.adapter_files, overwrite=overwrite) as folder:
         written = safetensors_io.write(folder, plan, _tensors(config, lora, factors, trained), stem="adapter_model", shard_bytes=_ONE_FILE)
@@ -229,8 +230,7 @@ def check_fits(adapter: Adapter, config: config_lib.LlamaConfig) -> None:
     if largest > config.vocab_size:
         problems.append(
             f"it is for a vocabulary of {largest:,}, the model has {config.vocab_size:,} rows"
-            f"{names.vocabulary_hint(largest, config.vocab_size)}: "
-            f"grow the model first with `zhllama resize --tokenizer {adapter.directory / tokenizer_hf.MODEL}`"
+            f"{names.vocabulary_hint(largest, config.vocab_size)}: grow the model first, {tokenizer_hf.how_to_grow(adapter.directory)}"
         )
     if problems:
         raise ValueError(f"{adapter.directory} does not fit the model: {'; '.join(problems)}")

@@ -21,6 +21,7 @@ from zhllama_jax.tokenizer import processor, proto
 
 MODEL = "tokenizer.model"
 JSON = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
 _FOREIGN = (JSON, "vocab.json", "vocab.txt", "tiktoken.model", "spiece.model")
 
 
@@ -56,7 +57,7 @@ def write(directory: str | Path, tokenizer: processor.Tokenizer, *, max_length: 
     }
     (directory / MODEL).write_bytes(tokenizer.serialized)
     (directory / JSON).write_text(json.dumps(contents, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
-    files.write_json(directory / "tokenizer_config.json", settings)
+    files.write_json(directory / CONFIG, settings)
     files.write_json(directory / "special_tokens_map.json", specials)
     if prompt is not None and templates.puts_text(prompt.template):
         (directory / "chat_template.jinja").write_text(chat_template(prompt), encoding="utf-8")
@@ -102,6 +103,14 @@ def require_sentencepiece(directory: str | Path) -> bool:
             "other tokenizers (LLaMA-3's, for one) are not supported"
         )
     return False
+
+
+def how_to_grow(directory: Path) -> str:
+    """The command that grows a model to the tokenizer in an adapter's directory, as the end of a sentence."""
+    command = "with `zhllama resize --model MODEL --tokenizer {} --output GROWN`"
+    if (directory / MODEL).is_file():
+        return command.format(directory / MODEL)
+    return f"{command.format('TOKENIZER')} and the tokenizer that the adapter was trained with, which its directory lacks"
 
 
 def to_json(tokenizer: processor.Tokenizer) -> dict[str, Any]:

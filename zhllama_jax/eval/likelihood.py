@@ -151,12 +151,14 @@ def total_nats(
 
 
 def fits(tokenizer: processor.Tokenizer, config: config_lib.LlamaConfig) -> None:
-    """Refuses a tokenizer whose vocabulary is not the model's."""
+    """Refuses a tokenizer whose vocabulary is not the model's: rows that no piece has would take a share of every probability."""
     if tokenizer.vocab_size != config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size:,} pieces but the model {config.vocab_size:,} rows: "
+        what_to_do = (
             "use the tokenizer of the model's own directory, or grow the model with `zhllama resize`"
+            if tokenizer.vocab_size > config.vocab_size
+            else "cut off the rows that no piece has (`convert.vocabulary.cut`)"
         )
+        raise ValueError(f"the tokenizer has {tokenizer.vocab_size:,} pieces but the model {config.vocab_size:,} rows: {what_to_do}")
 
 
 def check_windows(*, length: int | None, batch: int) -> None:
