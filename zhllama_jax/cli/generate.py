@@ -20,6 +20,7 @@ def run(
     prompt: list[str] | None = None,
     prompts: Path | None = None,
     template: str | None = None,
+    system: str | None = None,
     dtype: ready.Dtype = "auto",
     json_lines: bool = False,
     compilation_cache: compilation.Cache = "auto",
@@ -35,6 +36,7 @@ def run(
       prompt: texts to answer, one or several.
       prompts: file of prompts: .txt, one a line; .jsonl, under the key prompt, or instruction and input.
       template: what stands around a prompt: alpaca, none (the text as it is) …; by default the one that the model was tuned with.
+      system: a text in the place of the template's head, as rows with a system text were learnt.
       dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
       json_lines: write one JSON object an answer: prompt, text, tokens, finish_reason.
       compilation_cache: where compiled programs are kept between calls: auto (on accelerators, in the user's cache directory), on, off,
@@ -58,7 +60,10 @@ def run(
     template = template or loaded.template
     decode.check(loaded.config.max_position_embeddings)
     sampling, generation = decode.resolve(loaded.generation, source=str(loaded.directory / "generation_config.json"))
-    ids = [chat.render_prompt(loaded.tokenizer, question, template=template, boundary=loaded.boundary) for question in questions]
+    ids = [
+        chat.render_prompt(loaded.tokenizer, question, template=template, boundary=loaded.boundary, system=system or "")
+        for question in questions
+    ]
     what = (loaded.config, loaded.weights, loaded.tokenizer)
     how: dict[str, Any] = {
         "sampling": sampling,

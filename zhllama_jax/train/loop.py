@@ -137,9 +137,8 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
                 journal.say("no held-out loss was finite: the last step is written")
             elif best.step != sizes.steps:
                 state = saved.read(best.step, state)
-        learnt = {"trainable": table.trainable, "parameters": table.total, "percent": round(table.percent, 4)}
+        learnt = {"trainable": table.trainable, "parameters": table.total, "percent": round(table.percent, 4), "template": _template(data)}
         figures = {**log.summary(output), **learnt, "validation_best": best._asdict() if best.step else None, "run": saved.digest}
-        figures["template"] = data.prompt.template if data.prompt else None
         result = takeover.finish(
             experiment, start, jax.device_get(state.trainable), prompt=data.prompt, step=_entry(experiment, sizes), figures=figures
         )
@@ -251,6 +250,10 @@ def _stream(experiment: config_lib.Experiment, data: feed.Opened, batch: int) ->
             f"or train for --steps {source.num_steps}"
         )
     return source, steps
+
+
+def _template(data: feed.Opened) -> str | None:
+    return data.prompt.template if data.prompt else None
 
 
 def _parted(weights: arrays.Tree, plan: stages.Plan, mesh: Mesh, dtype: str) -> tuple[arrays.Tree, arrays.Tree]:
