@@ -8,6 +8,7 @@ import pytest
 
 from zhllama_jax.cli import program
 from zhllama_jax.convert import llama_hf, safetensors_io
+from zhllama_jax.tokenizer import merge
 
 
 def resize(model: Path, tokenizer: Path, output: Path, *words: str) -> int:
@@ -25,6 +26,18 @@ def test_old_rows_stay_bit_for_bit(
     with safetensors_io.open_model(base_model) as old, safetensors_io.open_model(tmp_path / "grown") as new:
         for name in old.entries:
             assert np.array_equal(old.read(name), new.read(name)[: old.shapes[name][0]])
+
+
+def test_what_is_next_trains_the_new_rows_or_else_goes_on_to_instructions(
+    base_model: Path, merged_pieces: Path, english_pieces: Path, chinese_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A padding piece, which the paper adds before it tunes, has nothing to learn."""
+    made = merge.merge(english_pieces, [chinese_pieces], mode="safe", pad_token=True, proof_strings=50)
+    (tmp_path / "pad.model").write_bytes(made.serialized)
+    assert resize(base_model, merged_pieces, tmp_path / "zh") == 0
+    assert "--stage embeddings --data.sources '{text: {files: [TEXT]}}'" in capsys.readouterr().err
+    assert resize(tmp_path / "zh", tmp_path / "pad.model", tmp_path / "padded") == 0
+    assert "--stage sft --data.sources '{sft: {files: [ROWS]}}'" in capsys.readouterr().err
 
 
 def test_a_vocabulary_that_does_not_extend_the_models_is_refused(

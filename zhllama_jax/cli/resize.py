@@ -39,5 +39,7 @@ def run(
         terminal.say(f"zhllama: note: {note}")
     gone = f", of which {done.unused:,} had no piece and gave way," if done.unused else ""
     terminal.result(f"{output}: {done.before:,} rows{gone} grown to {done.config.vocab_size:,}, new ones by {init}")
-    start = ["train", "--model", output, "--stage", "embeddings"]
-    terminal.then(*start, "--data.sources", "{text: {files: [TEXT]}}", "--steps", 1000, "--output", "runs/stage1")
+    only_padding = done.config.vocab_size - done.before + done.unused == 1 and merged.pad_id == merged.vocab_size - 1
+    stage, kind, rows, run = ("sft", "sft", "ROWS", "sft") if only_padding else ("embeddings", "text", "TEXT", "stage1")
+    start = ["train", "--model", output, "--stage", stage]
+    terminal.then(*start, "--data.sources", f"{{{kind}: {{files: [{rows}]}}}}", "--steps", 1000, "--output", f"runs/{run}")
