@@ -39,7 +39,7 @@ def test_everything_that_is_missing_is_told_together(recipe: config_lib.Adapt, t
         vocabulary=config_lib.Vocabulary(added=("pieces.model",)),
         evaluation=dataclasses.replace(recipe.evaluation, exam="exam.jsonl"),
     )
-    wrong(missing, tmp_path, "(?s)nowhere not found.*more.txt names no.*pieces.model not found.*exam.jsonl", FileNotFoundError)
+    wrong(missing, tmp_path, "(?s)nowhere not found.*more.txt does not exist.*pieces.model not found.*exam.jsonl", FileNotFoundError)
 
 
 @pytest.mark.parametrize(
