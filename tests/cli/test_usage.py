@@ -1,6 +1,7 @@
 """Help fits a screen, hides nothing that is needed, and its examples are commands that the program understands."""
 
 import dataclasses
+import re
 import shlex
 from pathlib import Path
 from typing import Literal
@@ -174,3 +175,9 @@ def test_a_conversation_has_no_flags_of_several_prompts() -> None:
     assert "batch_size" in names["generate"] and "batch_size" not in names["chat"]
     texts = {flag.name: flag.text for flag in usage.of_verb(program.VERBS["generate"])}
     assert texts["temperature"] and texts["batch_size"]
+
+
+def test_what_is_none_in_python_is_called_null() -> None:
+    """So it is written in a file and behind a flag."""
+    for name, verb in program.VERBS.items():
+        assert not re.search(r"\bNone\b", usage.whole(name, verb)), name

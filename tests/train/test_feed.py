@@ -218,7 +218,7 @@ def test_what_is_cut_and_dropped_is_said_by_source(tokenizer, tmp_path) -> None:
     said: list[str] = []
     for _ in range(2):
         feed.open_data(config.Data(sources=(config.Source(sft=sft),)), tokenizer, tmp_path / "data", say=said.append)
-    assert "1 answers were cut and do not teach where an answer ends; raise length" in said[1]
+    assert "1 answer was cut and does not teach where an answer ends; raise length" in said[1]
     assert said[2] == "data: rows: left out or repaired (train): 1 malformed"
     assert said[4:] == said[1:3], "who looks at a later start reads it too"
 

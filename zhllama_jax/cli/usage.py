@@ -149,7 +149,9 @@ def read(text: str | None) -> Doc:
                 entries[name] += f" {line.strip()}"
     paragraphs = "\n".join(prose).strip().split("\n\n")
     wrapped = [wrapped for paragraph in paragraphs for wrapped in ("", *textwrap.wrap(paragraph, COLUMNS))]
-    return Doc(wrapped[1:], entries, examples)
+    # What is None in Python is null in a file and on the command line.
+    told = {name: re.sub(r"\bNone\b", "null", entry) for name, entry in entries.items()}
+    return Doc(wrapped[1:], told, examples)
 
 
 def of_verb(verb: Callable[..., None]) -> list[Flag]:

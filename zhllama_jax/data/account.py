@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 SHORTENED = {
-    "cut": "answers were cut and do not teach where an answer ends",
-    "turns_cut": "later turns of conversations were left out",
-    "dropped_overlong": "rows were left out",
+    "cut": ("answer was cut and does not teach where an answer ends", "answers were cut and do not teach where an answer ends"),
+    "turns_cut": ("later turn of a conversation was left out", "later turns of conversations were left out"),
+    "dropped_overlong": ("row was left out", "rows were left out"),
 }
-"""What is done to instruction rows that are too long."""
+"""What is done to instruction rows that are too long: one of them, and several."""
 
 
 def shortened(splits: Mapping[str, Mapping[str, Any]], *, length: int, setting: str) -> list[str]:
@@ -21,7 +21,7 @@ def shortened(splits: Mapping[str, Mapping[str, Any]], *, length: int, setting: 
     """
     said = []
     for split, counts in splits.items():
-        found = [f"{counts[name]:,} {change}" for name, change in SHORTENED.items() if counts.get(name)]
+        found = [f"{counts[name]:,} {change[counts[name] > 1]}" for name, change in SHORTENED.items() if counts.get(name)]
         if found:
             rows = counts["examples"] + counts["dropped_overlong"]
             lead = f"{length:,} tokens are too few for some of the {rows:,} instruction rows ({split})"
