@@ -61,6 +61,12 @@ def test_one_adapter_is_one(base_model: Path, stack: list[Path], tmp_path: Path,
     assert llama_hf.load_prompt(tmp_path / "merged") == manifest.Prompt("alpaca", "joined")
 
 
+def test_adapters_joined_by_a_comma_are_told_apart(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `--lora_model A,B` of the original has them."""
+    assert program.run(["merge", "--model", str(base_model), "--adapter", "first,second", "--output", str(tmp_path / "merged")]) == 1
+    assert "first,second is no directory: give several adapters with a blank between them, first second" in capsys.readouterr().err
+
+
 def test_the_wrong_order_is_refused(base_model: Path, stack: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["merge", "--model", str(base_model), "--adapter", str(stack[1]), "--output", str(tmp_path / "merged")]
     assert program.run(words) == 1

@@ -36,6 +36,14 @@ def test_an_unknown_size_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown model size '8b'" in capsys.readouterr().err
 
 
+def test_a_model_s_own_shape_is_counted(base_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The hidden width is 32: of 340 rows as they stand, of 350 where so many are asked for."""
+    assert last_line(f"--model {base_model} --stage embeddings", capsys).startswith("trainable 10,880 of ")
+    assert last_line(f"--model {base_model} --vocab_size 350 --stage new_rows", capsys).startswith("trainable 640 of ")
+    assert program.run(["stages", "--model", str(base_model), "--size", "7b"]) == 1
+    assert "give one of --model, --size and --config" in capsys.readouterr().err
+
+
 EXPERIMENT = """
 model: {model}
 data: {{sources: [{{store: none}}]}}

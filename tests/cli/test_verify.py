@@ -116,3 +116,31 @@ def test_findings_replace_nothing_by_chance(base_model: Path, tmp_path: Path, ca
     assert verify(base_model, "--right", str(base_model), "--output", str(tmp_path / "found.json"), "--overwrite") == 0
     assert json.loads((tmp_path / "found.json").read_text())["compared"]["equal"] is True
     assert capsys.readouterr().err.splitlines()[-1] == f"wrote {tmp_path / 'found.json'}"
+
+
+def test_a_released_model_is_held_against_what_there_is(
+    base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without digests plain verify names what works, and the comparisons run."""
+    released = shutil.copytree(base_model, tmp_path / "released")
+    (released / "zhllama.json").unlink()
+    assert verify(released) == 1
+    told = capsys.readouterr().err
+    assert "has no zhllama.json, the digests of what zhllama writes: hold it against --right OTHER or --transformers" in told
+    logits = {"max_abs": 0.0, "largest": 10.0, "same_argmax": 1.0}
+    report = {"logits": logits, "texts": 2, "texts_with_other_ids": 0}
+    monkeypatch.setattr(verify_lib, "against_transformers", lambda directory, *, texts: report)
+    assert verify(released, "--transformers", "--output", str(tmp_path / "found.json")) == 0
+    assert "held against nothing" in capsys.readouterr().err
+    assert json.loads((tmp_path / "found.json").read_text())["manifest"] is None
+    assert verify(released, "--right", str(base_model), "--logits", "false") == 0
+    command = told.strip().rpartition("zhllama ")[2].replace("NEW", str(tmp_path / "new"))
+    assert program.run(command.split()) == 0
+    assert verify(tmp_path / "new") == 0
+
+
+def test_a_grown_model_is_told_as_one(base_model: Path, merged_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grown = tmp_path / "grown"
+    assert program.run(["resize", "--model", str(base_model), "--tokenizer", str(merged_pieces), "--output", str(grown)]) == 0
+    assert verify(base_model, "--right", str(grown), "--logits", "false") == 1
+    assert f": {grown} is {base_model} with 72 rows more, all else bit for bit the same\n" in capsys.readouterr().err

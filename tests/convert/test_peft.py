@@ -282,7 +282,7 @@ def drop(text: str) -> Callable[[dict[str, np.ndarray]], Any]:
 
 BROKEN: dict[str, tuple[Callable[[dict[str, np.ndarray]], Any], str]] = {
     "factor missing": (drop("layers.0.self_attn.q_proj.lora_B"), "q_proj lacks layer 0 lora_B"),
-    "layer missing": (drop("layers.0.mlp.up_proj"), "up_proj lacks layer 0 lora_A, layer 0 lora_B"),
+    "layer missing": (drop("layers.0.mlp.up_proj"), "up_proj lacks layer 0 lora_A, layer 0 lora_B; an adapter has factors in all layers"),
     "empty": (drop("lora"), "empty"),
     "foreign tensor": (
         lambda tensors: tensors.update({"base_model.model.vision.lora_A.weight": np.ones((2, 2), np.float32)}),
@@ -291,6 +291,14 @@ BROKEN: dict[str, tuple[Callable[[dict[str, np.ndarray]], Any], str]] = {
     "norm": (lambda tensors: tensors.update({"base_model.model.model.norm.weight": np.ones(32, np.float32)}), "no LoRA factor"),
     "rank": (lambda tensors: tensors.update({f"{Q}.lora_A.weight": np.ones((2, 32), np.float32)}), "says rank 3"),
     "width": (lambda tensors: tensors.update({f"{Q}.lora_A.weight": np.ones((3, 30), np.float32)}), "differ in shape between layers"),
+    "factors of the head": (
+        lambda tensors: tensors.update({"base_model.model.lm_head.lora_A.weight": np.ones((3, 32), np.float32)}),
+        r"LoRA factors of the vocabulary's matrices are not supported \(base_model\.model\.lm_head\.lora_A\.weight\): fold this adapter",
+    ),
+    "factors of the embedding": (
+        lambda tensors: tensors.update({"base_model.model.model.embed_tokens.lora_embedding_A": np.ones((3, 340), np.float32)}),
+        "matrices are not supported",
+    ),
     "no number": (
         lambda tensors: tensors[f"{Q}.lora_B.weight"].fill(np.nan),
         r"q_proj\.lora_B\.weight holds 96 of 96 numbers that are NaN",

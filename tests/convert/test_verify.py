@@ -11,6 +11,7 @@ import pytest
 from zhllama_jax import tree
 from zhllama_jax.convert import llama_hf, verify
 from zhllama_jax.model import config as config_lib
+from zhllama_jax.model import resize
 from zhllama_jax.tokenizer import processor
 
 
@@ -111,3 +112,21 @@ def test_prompts_are_always_the_same() -> None:
     assert tokens_BT.max() < 300
     assert (tokens_BT[:, 0] == 1).all()
     np.testing.assert_array_equal(tokens_BT, verify.prompts(300))
+
+
+def test_a_model_with_more_rows_is_the_other_one_grown(
+    save: Callable[..., Path], make_params: Callable[..., Any], params: Any, config: config_lib.LlamaConfig
+) -> None:
+    larger = config.replace(vocab_size=config.vocab_size + 5)
+    grown = make_params(larger)
+    for name in config_lib.MATRICES:
+        rows = np.concatenate([resize.rows(params[name], config), resize.rows(grown[name], larger)[-5:]])
+        grown[name] = resize.blocks(rows, larger)
+    for path in ("layers", "norm"):
+        grown[path] = params[path]
+    small, large = save("small", params), save("large", grown, config=larger)
+    expected = {"smaller": str(small), "larger": str(large), "rows": 5}
+    assert verify.compare(small, large)["grown"] == verify.compare(large, small)["grown"] == expected
+    assert verify.compare(small, small)["grown"] is None
+    grown["lm_head"] = resize.blocks(np.concatenate([rows[:3] + 1, rows[3:]]), larger)
+    assert verify.compare(small, save("other", grown, config=larger))["grown"] is None, "old rows are others"

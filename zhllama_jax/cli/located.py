@@ -27,7 +27,14 @@ def model(name: str | Path, *, expects: train_config.Expected | None = None) -> 
 
 
 def adapters(names: Sequence[str | Path] | None) -> list[Path]:
-    """The directories of adapters, in order."""
+    """The directories of adapters, in order.
+
+    Raises:
+      ValueError: names were joined by commas, as the original's scripts have them.
+    """
+    for name in names or ():
+        if "," in str(name) and not Path(name).exists():
+            raise ValueError(f"{name} is no directory: give several adapters with a blank between them, {str(name).replace(',', ' ')}")
     return [hub.resolve(name, "adapter", say=terminal.say) for name in names or ()]
 
 

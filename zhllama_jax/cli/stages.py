@@ -16,6 +16,7 @@ def run(
     experiment: train_config.Experiment | adapt_config.Adapt | None,
     /,
     *,
+    model: str | None = None,
     size: str | None = None,
     vocab_size: int | None = None,
     stage: train_config.Preset = "pretrain_lora",
@@ -29,8 +30,9 @@ def run(
 
     Args:
       experiment: what `train` or `adapt` is given.
+      model: a model's directory or hub id, whose shape is counted; only its configuration is read.
       size: a named model size: 7b (the default without a file), 13b, 33b, 65b, small, tiny …
-      vocab_size: pieces of the vocabulary, 49,953 by default without a file; what exceeds the base's 32,000 is the extension.
+      vocab_size: pieces of the vocabulary, 49,953 by default without a file or model; what exceeds the base's rows is the extension.
       stage: embeddings, pretrain_lora, sft, new_rows or full.
       lora: kernels that carry adapters; the stage's if left out.
       rows: vocabulary rows that learn; the stage's if left out.
@@ -38,14 +40,22 @@ def run(
 
     Examples:
       zhllama stages
+      zhllama stages --model llama-7b-zh --stage embeddings
       zhllama stages --size 13b --vocab_size 49953 --stage sft
       zhllama stages --config configs/small_cpu.yaml
     """
+    from zhllama_jax.convert import llama_hf
     from zhllama_jax.model import config as model_config
     from zhllama_jax.train import stages
 
+    if model is not None and (size is not None or experiment is not None):
+        raise ValueError("a model, a named size and a file each say which shape to count: give one of --model, --size and --config")
     if experiment is None:
-        config = _with_vocabulary(model_config.named(size or "7b"), vocab_size or 49_953)
+        if model is not None:
+            config = llama_hf.load_config(located.shape(model))
+            config = config if vocab_size is None else _with_vocabulary(config, vocab_size)
+        else:
+            config = _with_vocabulary(model_config.named(size or "7b"), vocab_size or 49_953)
         chosen = train_config.Stage(preset=stage, lora=lora, rows=rows)
         terminal.result(str(stages.table(chosen, config, train_config.Lora(rank=rank))))
         return

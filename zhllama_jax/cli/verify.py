@@ -49,25 +49,39 @@ def run(
     if right is not None:
         found["compared"] = _compare(first, located.model(right), logits=logits)
     else:
-        found["manifest"] = _manifest(first)
+        found["manifest"] = _manifest(first, needed=not transformers)
     if transformers:
         found["transformers"] = _transformers(first)
     if output is not None:
         files.write_json(output, found)
         terminal.say(f"wrote {output}")
     if right is not None and (differing := _differing(found["compared"])):
-        raise ValueError(f"{left} and {right} differ in {' and '.join(differing)}")
+        grown = found["compared"]["grown"]
+        how = f": {grown['larger']} is {grown['smaller']} with {grown['rows']:,} rows more, all else bit for bit the same" if grown else ""
+        raise ValueError(f"{left} and {right} differ in {' and '.join(differing)}{how}")
     if found.get("manifest"):
         raise ValueError(f"{left} is not what its manifest says")
     if transformers and not found["transformers"]["agrees"]:
         raise ValueError(f"{left} gives other logits in transformers than here")
 
 
-def _manifest(directory: Path) -> list[str]:
-    """What differs from the directory's manifest, also said."""
+def _manifest(directory: Path, *, needed: bool) -> list[str] | None:
+    """What differs from the directory's manifest, also said; None where there is none and something else is looked at.
+
+    Raises:
+      FileNotFoundError: there is no manifest, and it is `needed`.
+    """
     from zhllama_jax.convert import manifest, names
 
     kind: manifest.Kind = "adapter" if (directory / "adapter_config.json").is_file() else "model"
+    if not (directory / manifest.FILE).is_file() and kind == "model":
+        if needed:
+            raise FileNotFoundError(
+                f"{directory} has no {manifest.FILE}, the digests of what zhllama writes: hold it against --right OTHER or --transformers, "
+                f"or have it written with digests, zhllama convert --input {directory} --output NEW"
+            )
+        terminal.say(f"zhllama: note: {directory} has no {manifest.FILE}, so its files are held against nothing")
+        return None
     problems = manifest.verify(directory, kind)
     for problem in problems:
         terminal.result(problem)

@@ -322,7 +322,7 @@ def _parse(reader: safetensors_io.Reader, settings: peft_config.Settings, *, whe
         else:
             unknown.append(name)
     if unknown:
-        raise ValueError(f"{where}: tensors that are no LoRA factor and no rows of a LLaMA: {names.listed(unknown)}")
+        raise ValueError(f"{where}: {peft_config.not_known(unknown)}")
     if not factors and not rows:
         raise ValueError(f"{where}: the adapter is empty")
     _check_whole(factors, rows, settings, where)
@@ -365,7 +365,7 @@ def _stack(
     layers = range(1 + max(layer for layer, _ in found))
     missing = [f"layer {layer} lora_{side}" for layer in layers for side in "AB" if (layer, side) not in found]
     if missing:
-        raise ValueError(f"{where}: {path} lacks {names.listed(missing)}")
+        raise ValueError(f"{where}: {path} lacks {names.listed(missing)}; an adapter has factors in all layers, or is not supported")
     pairs = [(_float32(reader, found[layer, "A"]), _float32(reader, found[layer, "B"])) for layer in layers]
     scale_L = np.empty(len(layers), np.float32)
     for layer, (a_RI, b_OR) in enumerate(pairs):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zhllama_jax import files
+from zhllama_jax.convert import names
 from zhllama_jax.lora import config as lora_config_lib
 from zhllama_jax.model import config as config_lib
 
@@ -217,6 +218,17 @@ def _targets(raw: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     known = {*lora_config_lib.ATTENTION, *lora_config_lib.MLP, *config_lib.MATRICES}
     return tuple(name for name in value if isinstance(name, str) and name.rpartition(".")[2] in known)
+
+
+def not_known(tensors: Sequence[str]) -> str:
+    """What is wrong with an adapter that holds tensors which are neither factors of a LLaMA's kernels nor rows of its vocabulary."""
+    matrices = [name for name in tensors if "lora_" in name and any(f"{matrix}." in name for matrix in config_lib.MATRICES)]
+    if matrices:
+        return (
+            f"LoRA factors of the vocabulary's matrices are not supported ({names.listed(matrices)}): fold this adapter with PEFT "
+            "(merge_and_unload) and give the model that results, or train the rows themselves (modules_to_save)"
+        )
+    return f"tensors that are no LoRA factor and no rows of a LLaMA: {names.listed(list(tensors))}"
 
 
 def is_named(module: str, name: str) -> bool:

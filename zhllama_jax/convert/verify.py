@@ -39,8 +39,9 @@ def compare(left: str | Path, right: str | Path, *, logits: bool = False) -> dic
 
     Returns:
       {"left", "right", "equal", "config": {field: [left, right]}, "tokenizer": "equal" | "differs" | …, "tensors": {"compared", "equal",
-      "only_left", "only_right", "differing": [{"name", "left", "right", "max_abs", "cosine", "why"}], "max_abs"}, "logits"}.
-      `equal` is about the tensors: all there, bit for bit.
+      "only_left", "only_right", "differing": [{"name", "left", "right", "max_abs", "cosine", "why", "grown"}], "max_abs"}, "grown",
+      "logits"}. `equal` is about the tensors: all there, bit for bit. `grown` is {"smaller", "larger", "rows"} where one has rows of the
+      vocabulary more and is bit for bit the other besides, and null elsewhere.
 
     Raises:
       FileNotFoundError, ValueError: a directory is not a model that `llama_hf.load` would read.
@@ -57,6 +58,7 @@ def compare(left: str | Path, right: str | Path, *, logits: bool = False) -> dic
         "config": {name: [value, fields[1][name]] for name, value in fields[0].items() if value != fields[1][name]},
         "tokenizer": _compare_tokenizers(Path(left), Path(right)),
         "tensors": tensors,
+        "grown": _grown(tensors, left, right),
     }
     if logits:
         tokens_BT = prompts(min(config.vocab_size for config in configs))
@@ -143,12 +145,25 @@ def _compare_tensors(left: safetensors_io.Reader, right: safetensors_io.Reader) 
     }
 
 
+def _grown(tensors: dict[str, Any], left: str | Path, right: str | Path) -> dict[str, Any] | None:
+    """Which of two models is the other with more rows, if that is all that their tensors differ in."""
+    differing = tensors["differing"]
+    if not differing or tensors["only_left"] or tensors["only_right"] or not all(entry["grown"] for entry in differing):
+        return None
+    more = {entry["right"]["shape"][0] - entry["left"]["shape"][0] for entry in differing}
+    if len(more) > 1:
+        return None
+    rows = more.pop()
+    smaller, larger = (left, right) if rows > 0 else (right, left)
+    return {"smaller": str(smaller), "larger": str(larger), "rows": abs(rows)}
+
+
 def _compare_pair(name: str, left: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
     """What differs in one tensor; None for the same bits."""
     described = [safetensors_io.describe(array) for array in (left, right)]
     if described[0] == described[1]:
         return None
-    entry: dict[str, Any] = {"name": name}
+    entry: dict[str, Any] = {"name": name, "grown": False}
     entry |= {side: {key: said[key] for key in ("dtype", "shape")} for side, said in zip(("left", "right"), described, strict=True)}
     why = ""
     if left.shape != right.shape:
@@ -158,6 +173,7 @@ def _compare_pair(name: str, left: np.ndarray, right: np.ndarray) -> dict[str, A
         rows = min(len(left), len(right))
         why = f"the {'left' if len(left) > rows else 'right'} one has {abs(len(left) - len(right)):,} rows more; of the first {rows:,}: "
         left, right = left[:rows], right[:rows]
+        entry["grown"] = safetensors_io.describe(left) == safetensors_io.describe(right)
     first, second = left.astype(np.float32), right.astype(np.float32)
     distance = np.abs(first - second)
     norm = float(np.linalg.norm(first.ravel().astype(np.float64)) * np.linalg.norm(second.ravel().astype(np.float64)))
