@@ -39,7 +39,6 @@ def run(
       rank: width of the adapters.
 
     Examples:
-      zhllama stages
       zhllama stages --model llama-7b-zh --stage embeddings
       zhllama stages --size 13b --vocab_size 49953 --stage sft
       zhllama stages --config configs/small_cpu.yaml
