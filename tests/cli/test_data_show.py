@@ -96,7 +96,7 @@ def test_the_sources_of_a_training(english_pieces: Path, rows: Path, tmp_path: P
     parts = [line.split() for line in out.splitlines()[-4:]]
     assert parts[0] == ["mixture", "weight", "per", "cent", "max_epochs", "max_rows", "max_tokens", "rows", "used", "rows", "read", "times"]
     assert parts[2:] == [["中文", "3", "75.0", "-", "7", "-", "1", "3", "3.00"], ["rows", "1", "25.0", "-", "-", "-", "1", "1", "1.00"]]
-    assert err == "next: zhllama train --config FILE\n"
+    assert err == f"next: zhllama train --config {config}\n"
     assert not (tmp_path / "run").exists(), "looking writes nothing"
 
 
@@ -104,7 +104,7 @@ def test_a_configuration_for_building(english_pieces: Path, rows: Path, tmp_path
     config = tmp_path / "build.yaml"
     config.write_text(f"tokenizer: {english_pieces}\noutput: {tmp_path / 'rows'}\nsft: {{files: [{rows}], length: 64, template: none}}\n")
     out, err = show(capsys, "--config", config)
-    assert "[b</s>]" in out and err == "next: zhllama data build --config FILE\n"
+    assert "[b</s>]" in out and err == f"next: zhllama data build --config {config}\n"
 
 
 def test_the_rows_of_a_pipeline_have_its_length(

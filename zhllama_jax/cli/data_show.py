@@ -62,6 +62,7 @@ def run(
     start: int = 0,
     ids: bool = False,
     limit: int | None = 1000,
+    config_file: str | None = None,
 ) -> None:
     """Shows what a model will read and learn of data, token by token.
 
@@ -79,6 +80,7 @@ def run(
       start: how many to pass over before them.
       ids: whether to print the token ids too.
       limit: rows or documents of each source that are read for the counts; null reads all.
+      config_file: where the configuration stands.
 
     Examples:
       zhllama data show --tokenizer merged.model --files alpaca_zh.json zh.txt.gz
@@ -120,7 +122,7 @@ def run(
     _summary(counted)
     if isinstance(config, train_config.Experiment):
         _mixture(config, counted)
-    terminal.then(*_next(config, sources, name))
+    terminal.then(*_next(config, config_file or "FILE", sources, name))
 
 
 def _of_flags(text: data_config.TextData | None, sft: data_config.SftData | None) -> list[Source]:
@@ -328,12 +330,14 @@ def _length(data: data_config.TextData | data_config.SftData | Path) -> int:
     return int(store.read_metadata(data)["length"]) if isinstance(data, Path) else data.length
 
 
-def _next(config: Build | train_config.Experiment | adapt_config.Adapt | None, sources: Sequence[Source], tokenizer: str) -> list[str]:
+def _next(
+    config: Build | train_config.Experiment | adapt_config.Adapt | None, file: str, sources: Sequence[Source], tokenizer: str
+) -> list[str]:
     """The command that does with the data what was shown: all of the sources, read as they were read here."""
     if isinstance(config, train_config.Experiment | adapt_config.Adapt):
-        return ["train" if isinstance(config, train_config.Experiment) else "adapt", "--config", "FILE"]
+        return ["train" if isinstance(config, train_config.Experiment) else "adapt", "--config", file]
     if isinstance(config, Build):
-        return ["data", "build", "--config", "FILE"]
+        return ["data", "build", "--config", file]
     if len(sources) == 1:
         [(kind, chosen)] = _chosen(sources[0]).items()
         return ["data", "build", "--tokenizer", tokenizer, *_flags(kind, chosen), "--output", "DIR"]

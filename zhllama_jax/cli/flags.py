@@ -66,6 +66,8 @@ def parse(
         if say is not None and (note := presets.note(kind, words, _values(words, "config"))):
             say(note)
         named = {option: given[option] for option in own}
+        if schema.FILE in inspect.signature(verb).parameters:
+            named[schema.FILE] = next(reversed(_values(words, "config")), None)
         if settings is None:
             return placed, named
         return [kind(**{field: given[field] for field in schema.fields(kind)}) if kind else None], named

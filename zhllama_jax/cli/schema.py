@@ -49,6 +49,9 @@ OTHERS = frozenset(
 )
 """Names that configurations and commands of LLaMA-Factory, axolotl and Chinese-LLaMA-Alpaca have, and ours have not."""
 
+FILE = "config_file"
+"""The parameter of a verb that wants to name the configuration file that it was given; no flag."""
+
 FEW = 12
 """Unknown names that are told one by one."""
 
@@ -89,7 +92,7 @@ def words(verb: Callable[..., None]) -> str | None:
 def options(verb: Callable[..., None]) -> dict[str, Any]:
     """Types of the flags of a verb by name, without those of its dataclass."""
     positional = settings(verb)
-    left_out = {"return", positional.name if positional else None, words(verb)}
+    left_out = {"return", positional.name if positional else None, words(verb), FILE}
     return {name: hint for name, hint in typing.get_type_hints(verb).items() if name not in left_out}
 
 
