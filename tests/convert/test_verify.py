@@ -77,7 +77,7 @@ def test_more_rows_are_recognised(
     assert report["config"]["vocab_size"] == [config.vocab_size, config.vocab_size + 1]
     assert report["tokenizer"] == "differs"
     whys = {entry["why"] for entry in report["tensors"]["differing"]}
-    assert whys == {f"the right one has 1 rows more; of the first {config.vocab_size}: the same numbers"}
+    assert whys == {f"the right one has 1 row more; of the first {config.vocab_size}: the same numbers"}
     assert report["logits"]["max_abs"] == 0
 
 

@@ -57,7 +57,7 @@ def run(
         terminal.say(f"wrote {output}")
     if right is not None and (differing := _differing(found["compared"])):
         grown = found["compared"]["grown"]
-        how = f": {grown['larger']} is {grown['smaller']} with {grown['rows']:,} rows more, all else bit for bit the same" if grown else ""
+        how = f": {grown['larger']} is {grown['smaller']} with {_rows(grown['rows'])} more, all else bit for bit the same" if grown else ""
         raise ValueError(f"{left} and {right} differ in {' and '.join(differing)}{how}")
     if found.get("manifest"):
         raise ValueError(f"{left} is not what its manifest says")
@@ -130,6 +130,10 @@ def _transformers(directory: Path) -> dict[str, Any]:
         raise ValueError(verify.MISSING)
     terminal.result(f"transformers: {_logits(report['logits'])}; {report['texts_with_other_ids']} of {report['texts']} texts get other ids")
     return report | {"agrees": verify.agrees(report["logits"])}
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count > 1)}"
 
 
 def _logits(found: dict[str, float]) -> str:

@@ -171,7 +171,8 @@ def _compare_pair(name: str, left: np.ndarray, right: np.ndarray) -> dict[str, A
         if known is None or known[2] != "rows" or left.shape[1:] != right.shape[1:]:
             return entry | {"max_abs": None, "cosine": None, "why": "other shape"}
         rows = min(len(left), len(right))
-        why = f"the {'left' if len(left) > rows else 'right'} one has {abs(len(left) - len(right)):,} rows more; of the first {rows:,}: "
+        more = abs(len(left) - len(right))
+        why = f"the {'left' if len(left) > rows else 'right'} one has {more:,} row{'s' * (more > 1)} more; of the first {rows:,}: "
         left, right = left[:rows], right[:rows]
         entry["grown"] = safetensors_io.describe(left) == safetensors_io.describe(right)
     first, second = left.astype(np.float32), right.astype(np.float32)
