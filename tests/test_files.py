@@ -70,6 +70,19 @@ def test_atomic_write_reaches_the_disk_before_the_name_changes(tmp_path: Path, m
     assert order == ["fsync", "replace", "fsync"]  # the file, the name, the folder that holds the name
 
 
+def test_new_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "weights"
+    with files.new_file(path) as stream:
+        for part in (b"one", b"two"):
+            stream.write(part)
+            assert not path.exists()
+    assert contents(path.parent) == {"weights": b"onetwo"}
+    with pytest.raises(KeyboardInterrupt), files.new_file(path) as stream:
+        stream.write(b"three")
+        raise KeyboardInterrupt
+    assert contents(path.parent) == {"weights": b"onetwo"}
+
+
 def test_json_survives_a_round_trip_readably(tmp_path: Path) -> None:
     value = {"名": ["词", 1, 2.5, None, True], "nested": {"a": {}}}
     files.write_json(tmp_path / "x.json", value)

@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from zhllama_jax import beside
 
@@ -33,14 +33,25 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
     Raises:
       ValueError: `path` is a directory.
     """
+    payload = data.encode("utf-8") if isinstance(data, str) else data
+    with room(path, len(payload)), new_file(path) as stream:
+        stream.write(payload)
+
+
+@contextlib.contextmanager
+def new_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Yields a stream to a temporary sibling of `path`; on success it is synced and takes the name `path`, in place of what had it.
+
+    Raises:
+      ValueError: `path` is a directory.
+    """
     path = Path(path)
     _refuse_directory(path)
-    payload = data.encode("utf-8") if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
     beside.clear(path)
     with beside.place(path) as side:
-        with room(path, len(payload)), open(side / beside.NEW, "xb") as stream:
-            stream.write(payload)
+        with open(side / beside.NEW, "xb") as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(side / beside.NEW, path)
