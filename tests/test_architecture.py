@@ -47,6 +47,7 @@ GROUND_ORDER = ["arrays", "tree", "beside", "files", "lines", "templates", "hub"
 # Modules that must import without jax, so that text tools start at once and run on machines that have none.
 JAX_FREE_PACKAGES = ("tokenizer", "cli")
 JAX_FREE_MODULES = ("lines", "templates", "data.documents", "data.pack", "data.chat", "data.mixture", "train.machines", "__main__")
+JAX_FREE_MODULES += ("model.rope_config",)
 
 MAX_LINES = 400
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc", "constants"}

@@ -1,12 +1,14 @@
 """Tests of decoding lists of ids: neighbours, seeds, limits, compilations, and Hugging Face's `generate`."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from tests.reference import transformers_llama
 from zhllama_jax.decode import config as config_lib
 from zhllama_jax.decode import generate, loop
 from zhllama_jax.model import config as model_config
@@ -123,51 +125,42 @@ def test_a_session_ends_a_row_by_hand(config: model_config.LlamaConfig, weights:
     assert session.finished
 
 
-def hugging_face(config: model_config.LlamaConfig, weights: dict[str, Any]) -> Any:
-    """The same model in transformers, its tensors laid out by hand."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    theirs = transformers.LlamaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        num_key_value_heads=config.num_key_value_heads,
-        max_position_embeddings=config.max_position_embeddings,
-        rms_norm_eps=config.rms_norm_eps,
-        bos_token_id=1,
-        eos_token_id=0,
-        pad_token_id=None,
-        attn_implementation="eager",
-    )
-    params = jax.device_get(weights["params"])
-    state = {"model.norm.weight": params["norm"]["weight"]}
-    for ours, name in (("embed_tokens", "model.embed_tokens.weight"), ("lm_head", "lm_head.weight")):
-        base, extension = params[ours]["base"][: config.base_rows], params[ours]["extension"][: config.extension_rows]
-        state[name] = np.concatenate([base, extension])
-    for layer in range(config.num_hidden_layers):
-        for part, modules in params["layers"].items():
-            for module, leaf in modules.items():
-                if isinstance(leaf, dict):
-                    state[f"model.layers.{layer}.{part}.{module}.weight"] = leaf["kernel"][layer].T
-                else:
-                    state[f"model.layers.{layer}.{part}.{module}"] = leaf[layer]
-    model = transformers.LlamaForCausalLM(theirs).eval()
-    model.load_state_dict({name: torch.tensor(np.ascontiguousarray(value)) for name, value in state.items()}, strict=True)
-    return model
-
-
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_greedy_equals_hugging_face(config: model_config.LlamaConfig, weights: dict[str, Any], penalty: float) -> None:
+    _check_against_hugging_face(config, weights, PROMPTS, penalty=penalty, new_tokens=16)
+
+
+@pytest.mark.parametrize(("name", "penalty"), [*((name, 1.3) for name in transformers_llama.SCALINGS), ("dynamic", 1.0), ("yarn", 1.0)])
+def test_greedy_equals_hugging_face_past_the_trained_length(
+    config: model_config.LlamaConfig, weights: dict[str, Any], name: str, penalty: float
+) -> None:
+    """Answers that stay below the length trained for, that cross it, and that begin beyond it; rows of one batch know nothing of it."""
+    beyond = np.random.default_rng(1).integers(1, config.vocab_size, 30).tolist()
+    prompts = [PROMPTS[3], PROMPTS[1], beyond]
+    scaled = transformers_llama.scaled(config, name)
+    rope = transformers_llama.SCALINGS[name]
+    _check_against_hugging_face(scaled, weights, prompts, penalty=penalty, new_tokens=18, rope=rope)
+
+
+def _check_against_hugging_face(
+    config: model_config.LlamaConfig,
+    weights: dict[str, Any],
+    prompts: list[list[int]],
+    *,
+    penalty: float,
+    new_tokens: int,
+    rope: Mapping[str, Any] | None = None,
+) -> None:
+    """Token for token; every prompt gets a fresh model there, whose dynamic scaling remembers the longest text otherwise."""
     torch = pytest.importorskip("torch")
-    model = hugging_face(config, weights)
+    params = jax.device_get(weights["params"])
     rule = config_lib.Sampling(temperature=0, repetition_penalty=penalty)
-    got = answer(config, weights, PROMPTS, rule, max_new_tokens=16, stop_ids=None)
-    for prompt, mine in zip(PROMPTS, got, strict=True):
+    got = answer(config, weights, prompts, rule, max_new_tokens=new_tokens, stop_ids=None)
+    for prompt, mine in zip(prompts, got, strict=True):
+        model = transformers_llama.model(config, params, rope, bos_token_id=1, eos_token_id=0, pad_token_id=None)
         ids = torch.tensor([prompt])
         made = model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, repetition_penalty=penalty, max_new_tokens=16, pad_token_id=0
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, repetition_penalty=penalty, max_new_tokens=new_tokens, pad_token_id=0
         )
         theirs = made[0, len(prompt) :].tolist()
         assert mine.ids == (theirs[: theirs.index(0)] if 0 in theirs else theirs)

@@ -8,7 +8,7 @@ import pytest
 
 from zhllama_jax.eval import likelihood
 from zhllama_jax.model import config as config_lib
-from zhllama_jax.model import llama
+from zhllama_jax.model import llama, rope_config
 
 
 class Letters:
@@ -44,6 +44,17 @@ def test_score_is_the_plain_sum_over_texts_that_fit(model):
     assert (result.documents, result.characters, result.tokens) == (3, 23, 23)
     assert result.bytes == 5 + 9 + 15
     assert math.isclose(result.bits_per_character, expected / math.log(2) / 23, rel_tol=1e-5)
+
+
+def test_windows_reach_as_far_as_the_scaling_and_padding_does_not_lengthen_a_text(model):
+    """Under dynamic scaling a padded row of 32 would turn a text of 20 like one of 32."""
+    config, weights = model
+    config = config.replace(rope_scaling=rope_config.RopeScaling("dynamic", 2))
+    texts = ["a text of twenty ids", "short"]
+    expected = sum(plain_nats(config, weights, ids) for ids in Letters(config.vocab_size).encode_batch(texts, bos=True))
+    result = likelihood.score(config, weights, Letters(config.vocab_size), texts, length=99)
+    assert math.isclose(result.nats, expected, rel_tol=1e-5)
+    assert not math.isclose(result.nats, likelihood.score(config, weights, Letters(config.vocab_size), texts).nats, rel_tol=1e-4)
 
 
 def test_progress_counts_windows_up_to_all_of_them(model):

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from zhllama_jax.model import config as config_lib
+from zhllama_jax.model import rope_config
 
 SMALL = {"vocab_size": 100, "hidden_size": 32, "intermediate_size": 88, "num_hidden_layers": 2, "num_attention_heads": 4}
 
@@ -36,6 +37,12 @@ def test_what_is_given_stays() -> None:
         ({"rms_norm_eps": 0.0}, "rms_norm_eps must be a number above 0, got 0.0"),
         ({"rms_norm_eps": "1e-6"}, "rms_norm_eps must be a number above 0, got '1e-6'"),
         ({"rope_theta": float("nan")}, "rope_theta must be a number above 0, got nan"),
+        ({"rope_scaling": {"factor": 2.0}}, r"rope_scaling must be a RopeScaling or None, got \{'factor': 2.0\}"),
+        ({"rope_scaling": rope_config.RopeScaling("dynamic", 2), "head_dim": 2}, "rope_scaling of kind dynamic needs a head_dim above 2"),
+        (
+            {"rope_scaling": rope_config.RopeScaling("yarn", 2), "rope_theta": 1},
+            "rope_scaling of kind yarn needs another rope_theta than 1",
+        ),
         ({"bos_token_id": 100}, "bos_token_id 100 is no id of a vocabulary of 100"),
         ({"pad_token_id": -1}, "pad_token_id -1 is no id of a vocabulary of 100"),
         ({"eos_token_id": [2, 3]}, r"eos_token_id \[2, 3\] is no id of a vocabulary of 100"),
@@ -131,3 +138,17 @@ def test_a_copy_keeps_what_was_chosen_and_derives_the_rest_anew(given: dict, cha
     changed = config_lib.LlamaConfig(**SMALL | given).replace(**changes)
     assert (changed.num_kv_heads, changed.head_width) == heads
     assert changed == config_lib.LlamaConfig(**SMALL | given | changes)
+
+
+def test_a_scaling_takes_its_original_length_from_the_model_once() -> None:
+    config = config_lib.LlamaConfig(**SMALL, max_position_embeddings=64, rope_scaling=rope_config.RopeScaling("yarn", 4))
+    assert config.rope_scaling == rope_config.RopeScaling("yarn", 4, original_max_position_embeddings=64)
+    assert (config.context, config.replace(max_position_embeddings=256).context) == (256, 256)
+    assert config.replace(max_position_embeddings=256).rope_scaling == config.rope_scaling
+    assert hash(config) == hash(config.replace()), "a static argument of jit"
+
+
+def test_the_context_is_the_trained_length_unless_stretched() -> None:
+    config = config_lib.LlamaConfig(**SMALL, max_position_embeddings=64)
+    assert config.context == 64
+    assert config.replace(rope_scaling=rope_config.RopeScaling("linear", 2.5)).context == 160

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.reference import llama_numpy
+from tests.reference import llama_numpy, transformers_llama
 from tests.reference import weights as reference_weights
 from zhllama_jax import arrays, tree
 from zhllama_jax.model import cache as cache_lib
@@ -22,7 +22,7 @@ VARIANTS = {
     "grouped heads": GQA,
     "as many key/value heads": config_lib.named("micro", vocab_size=200, num_key_value_heads=4, rope_theta=500.0),
     "wide heads": config_lib.named("micro", vocab_size=200, head_dim=12, rms_norm_eps=1e-2),
-    "tied": config_lib.named("micro", vocab_size=200, tie_word_embeddings=True),
+    "tied": config_lib.named("micro", vocab_size=201, tie_word_embeddings=True),
     "extended": EXTENDED,
     "tied and extended": config_lib.named("micro", vocab_size=260, base_vocab_size=200, tie_word_embeddings=True),
 }
@@ -78,21 +78,29 @@ def test_equals_the_numpy_reference(config: config_lib.LlamaConfig) -> None:
         np.testing.assert_allclose(ours_TV, numpy_logits(config, params, tokens_T), atol=2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["extended", "tied", "as many key/value heads"])
+@pytest.mark.parametrize("name", ["extended", "tied", "as many key/value heads", "wide heads"])
 def test_equals_transformers(name: str) -> None:
     torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     config = VARIANTS[name]
-    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-    fields = (*sizes, "rms_norm_eps", "rope_theta", "tie_word_embeddings")
-    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{name: getattr(config, name) for name in fields})).float().eval()
     params, tokens_BT = reference_weights.lively(config), random_tokens(config, 2, 9)
-    state = {key: torch.tensor(value) for key, value in reference_weights.hf_state(config, params).items()}
-    missing, unexpected = theirs.load_state_dict(state, strict=False)
-    assert not unexpected and set(missing) <= ({"lm_head.weight"} if config.tie_word_embeddings else set())
     with torch.no_grad():
-        expected = theirs(torch.from_numpy(tokens_BT).long()).logits.numpy()
+        expected = transformers_llama.model(config, params)(torch.from_numpy(tokens_BT).long()).logits.numpy()
     np.testing.assert_allclose(logits(config, params, tokens_BT), expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", transformers_llama.SCALINGS)
+def test_every_rope_scaling_equals_transformers(name: str) -> None:
+    """Texts below, at and beyond the original length of 24, as rows with padding; transformers reads each alone, with a fresh model."""
+    torch = pytest.importorskip("torch")
+    config, lengths = transformers_llama.scaled(GQA, name), (10, 24, 25, 40)
+    params, tokens_BT = reference_weights.lively(config), random_tokens(config, 4, 40)
+    segments_BT = (np.arange(40)[None] < np.array(lengths)[:, None]).astype(np.int32)
+    ours, _ = forward(config, {"params": params}, tokens_BT, segment_ids_BT=segments_BT)
+    for ours_TV, tokens_T, length in zip(np.asarray(ours), tokens_BT, lengths, strict=True):
+        with torch.no_grad():
+            theirs = transformers_llama.model(config, params, transformers_llama.SCALINGS[name])
+            [expected_TV] = theirs(torch.from_numpy(tokens_T[None, :length]).long()).logits.numpy()
+        np.testing.assert_allclose(ours_TV[:length], expected_TV, atol=3e-5, rtol=1e-5, err_msg=str(length))
 
 
 def test_no_output_depends_on_a_later_token_or_another_document() -> None:

@@ -101,8 +101,8 @@ def _check_base(config: config_lib.Adapt) -> None:
         shape = base.init.llama(vocab_size=SOME_ROWS)
         if isinstance(base.tokenizer, str):
             processor.Tokenizer.load(base.tokenizer)
-    if config.sequence_length > shape.max_position_embeddings:
-        context = shape.max_position_embeddings
+    if config.sequence_length > shape.context:
+        context = shape.context
         raise ValueError(f"sequence_length {config.sequence_length} is more than the base's context of {context} tokens")
     if base.training is not None:
         _check_stage(base.training.name, base.training.stage, base.training.lora, shape)

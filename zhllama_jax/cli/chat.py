@@ -56,7 +56,7 @@ def run(
             f"{model} does not say how it was tuned on instructions: use `zhllama generate`, or say how to ask it, with --template alpaca"
         )
     templates.head(template, system or "")
-    decode.check(loaded.config.max_position_embeddings)
+    decode.check(loaded.config.context)
     sampling, generation = decode.resolve(loaded.generation, source=str(loaded.directory / "generation_config.json"))
     history: list[tuple[str, str]] = []
     if sys.stdin.isatty():

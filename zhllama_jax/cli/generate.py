@@ -58,7 +58,7 @@ def run(
     compilation.cache(compilation_cache)
     loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
     template = template or loaded.template
-    decode.check(loaded.config.max_position_embeddings)
+    decode.check(loaded.config.context)
     sampling, generation = decode.resolve(loaded.generation, source=str(loaded.directory / "generation_config.json"))
     ids = [
         chat.render_prompt(loaded.tokenizer, question, template=template, boundary=loaded.boundary, system=system or "")

@@ -59,7 +59,7 @@ class Generation:
 
     Attributes:
       max_new_tokens: the most that a prompt gets.
-      context: the most tokens that prompt and answer take together; the model's `max_position_embeddings` limits them too.
+      context: the most tokens that prompt and answer take together; the model's own (`LlamaConfig.context`) limits them too.
       seed: prompt i of a call draws with seed + i (modulo 2³²), so each can be had again alone, whatever stood beside it.
       stop: texts that end an answer; they and what follows are cut off.
       stop_ids: ids that end an answer; None means the model's `eos_token_id`, () means none.

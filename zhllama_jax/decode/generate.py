@@ -82,7 +82,7 @@ def check(config: model_config.LlamaConfig, prompts: Sequence[Sequence[int]], ge
 
 def context_of(config: model_config.LlamaConfig, generation: config_lib.Generation) -> int:
     """The most tokens that prompt and answer may take together."""
-    return min(generation.context, config.max_position_embeddings)
+    return min(generation.context, config.context)
 
 
 def make_batch(

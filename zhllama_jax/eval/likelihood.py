@@ -113,7 +113,7 @@ def score(
     """
     fits(tokenizer, config)
     check_windows(length=length, batch=batch)
-    length = min(length or config.max_position_embeddings, config.max_position_embeddings)
+    length = min(length or config.max_position_embeddings, config.context)
     kept = [text for text in texts if text]
     if not kept:
         raise ValueError("there is no text to score")
@@ -142,7 +142,7 @@ def total_nats(
     """Sum of -ln p over all scored ids, in windows of `length` that overlap by half."""
     total, done = 0.0, 0
     windows = list(_windows(sequences, length))
-    for number, arrays_BT in _batches(windows, batch, length):
+    for number, arrays_BT in _batches(windows, batch, _longest_padded(config, length)):
         total += float(_nats(config, options, dict(weights), *arrays_BT))
         done += number
         if progress is not None:
@@ -195,11 +195,11 @@ def _windows(sequences: Sequence[Passage], length: int) -> Iterator[Window]:
             start += stride
 
 
-def _batches(windows: Iterable[Window], batch: int, length: int) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+def _batches(windows: Iterable[Window], batch: int, longest: int) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
     """Groups windows of similar length into arrays of few shapes, with their number; what is missing is padding that does not count."""
     waiting: dict[int, list[Window]] = {}
     for window in windows:
-        width = _width(len(window[0]), length)
+        width = _width(len(window[0]), longest)
         group = waiting.setdefault(width, [])
         group.append(window)
         if len(group) == batch:
@@ -208,9 +208,15 @@ def _batches(windows: Iterable[Window], batch: int, length: int) -> Iterator[tup
         yield len(group), _padded(group, batch, width)
 
 
-def _width(tokens: int, length: int) -> int:
+def _longest_padded(config: config_lib.LlamaConfig, length: int) -> int:
+    """The longest row that may hold padding: with dynamic RoPE scaling, rows beyond the trained length turn by how long they are."""
+    dynamic = config.rope_scaling is not None and config.rope_scaling.kind == "dynamic"
+    return min(length, config.max_position_embeddings) if dynamic else length
+
+
+def _width(tokens: int, longest: int) -> int:
     """The row that a window is padded to: a power of two, so that short texts are cheap and few shapes are compiled."""
-    return min(max(1 << (tokens - 1).bit_length(), SHORTEST), length)
+    return max(min(max(1 << (tokens - 1).bit_length(), SHORTEST), longest), tokens)
 
 
 def _padded(group: Sequence[Window], batch: int, width: int) -> tuple[np.ndarray, ...]:

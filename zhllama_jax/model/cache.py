@@ -16,7 +16,7 @@ class KVCache(NamedTuple):
     """Keys and values of all layers.
 
     Attributes:
-      k_LBSKH: keys, already turned by RoPE.
+      k_LBSKH: keys, already turned by RoPE; with dynamic scaling by the frequencies of the call that wrote them.
       v_LBSKH: values.
       valid_BS: true where a slot holds a token that is not padding.
       cursor: the next slot to be written, a scalar int32.

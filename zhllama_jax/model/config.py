@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+from zhllama_jax.model import rope_config
+
 LLAMA_VOCAB_SIZE = 32_000
 MATRICES = ("embed_tokens", "lm_head")
 """The vocabulary matrices by their names in `params`; a model that ties them has the first only."""
@@ -38,9 +40,10 @@ class LlamaConfig:
       num_attention_heads: query heads (N).
       num_key_value_heads: key/value heads (K); must divide N. None means N.
       head_dim: width of one head (H), even. None means D / N.
-      max_position_embeddings: the context length trained for, in tokens.
+      max_position_embeddings: the context length trained for, in tokens; see `context` for models with RoPE scaling.
       rms_norm_eps: added to the mean square before the root.
       rope_theta: base of the rotary frequencies.
+      rope_scaling: how the rotary frequencies are stretched; None leaves them.
       tie_word_embeddings: whether the head reads the embedding's rows.
       base_vocab_size: rows of the original vocabulary (V0); ids from V0 on live in the extension block. None
         means V, a model that was not extended.
@@ -59,6 +62,7 @@ class LlamaConfig:
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
+    rope_scaling: rope_config.RopeScaling | None = None
     tie_word_embeddings: bool = False
     base_vocab_size: int | None = None
     bos_token_id: int = 1
@@ -83,6 +87,8 @@ class LlamaConfig:
         problems = list(self._problems())
         if problems:
             raise ValueError("; ".join(problems))
+        if self.rope_scaling is not None:
+            object.__setattr__(self, "rope_scaling", self.rope_scaling.of(self.max_position_embeddings))
 
     def _problems(self) -> list[str]:
         found = []
@@ -98,11 +104,28 @@ class LlamaConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not value > 0:
                 found.append(f"{name} must be a number above 0, got {value!r}")
+        if self.rope_scaling is not None:
+            found += self._scaling_problems(self.rope_scaling)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and 0 <= value < self.vocab_size):
                 found.append(f"{name} {value!r} is no id of a vocabulary of {self.vocab_size}")
         return found
+
+    def _scaling_problems(self, scaling: Any) -> list[str]:
+        if not isinstance(scaling, rope_config.RopeScaling):
+            return [f"rope_scaling must be a RopeScaling or None, got {scaling!r}"]
+        if scaling.kind == "dynamic" and self.head_dim == 2:
+            return ["rope_scaling of kind dynamic needs a head_dim above 2"]
+        if scaling.kind == "yarn" and self.rope_theta == 1:
+            return ["rope_scaling of kind yarn needs another rope_theta than 1"]
+        return []
+
+    @property
+    def context(self) -> int:
+        """The most tokens that a text may have: the length trained for, or what RoPE scaling makes of it."""
+        scaling = self.rope_scaling
+        return self.max_position_embeddings if scaling is None else scaling.context(self.max_position_embeddings)
 
     @property
     def base_rows(self) -> int:

@@ -200,7 +200,14 @@ def hidden_states(
         mask_BTS = attention.causal_mask(length)
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(jnp.arange(length)[None] + (0 if cursor is None else cursor), (batch, length))
-    turn = rope.rotation(positions_BT, head_dim=config.head_width, theta=config.rope_theta)
+    turn = rope.rotation(
+        positions_BT,
+        head_dim=config.head_width,
+        theta=config.rope_theta,
+        scaling=config.rope_scaling,
+        trained=config.max_position_embeddings,
+        segment_ids_BT=segment_ids_BT,
+    )
     module = Llama(config, options, deterministic=dropout_key is None)
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
     x_BTD, kv = module.apply(dict(weights), tokens_BT, _Scene(turn, mask_BTS, cursor), kv, rngs=rngs)

@@ -90,7 +90,7 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
         place.check_heads(mesh, num_kv_heads=start.config.num_kv_heads)
         plan = stages.plan(experiment.choice, start.weights)
         takeover.check_trainable(experiment.choice, plan.mask)
-        batch, accumulation = _cut(experiment, mesh, context=start.config.max_position_embeddings)
+        batch, accumulation = _cut(experiment, mesh, context=start.config.context)
         journal.connect()
         begun = bool(checkpoint.committed(output / "checkpoints"))
         data = feed.open_data(experiment.data, start.tokenizer, output / "data", rebuild=not begun, say=journal.say)
