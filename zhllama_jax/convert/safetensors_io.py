@@ -19,6 +19,7 @@ import numpy as np
 import safetensors
 
 from zhllama_jax import files
+from zhllama_jax.convert import shard_index
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -29,11 +30,11 @@ DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-_ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""Bytes of one number of each dtype that a header may name."""
 _EXPONENT_BITS = {"F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80}
 _LOOKED_AT = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
-_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,200}\.safetensors")
 _MAX_HEADER = 100_000_000
 _SMALL_HEADER = 1_000_000
 _MAX_TENSORS = 100_000
@@ -56,6 +57,11 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
     begin: int
     end: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the numbers take."""
+        return self.end - self.begin
 
 
 class Written(NamedTuple):
@@ -116,8 +122,8 @@ def _entry(name: str, value: Any) -> Entry:
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name} must have dtype, shape and data_offsets, and nothing else")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _ITEMSIZE:
-        raise ValueError(f"{name} has the unknown dtype {dtype!r}; known are {', '.join(_ITEMSIZE)}")
+    if not isinstance(dtype, str) or dtype not in ITEMSIZE:
+        raise ValueError(f"{name} has the unknown dtype {dtype!r}; known are {', '.join(ITEMSIZE)}")
     if not _whole_numbers(shape) or len(shape) > _MAX_DIMS:
         raise ValueError(f"{name} has no valid shape")
     if not math.prod(shape):
@@ -125,7 +131,7 @@ def _entry(name: str, value: Any) -> Entry:
     if not _whole_numbers(offsets) or len(offsets) != 2:
         raise ValueError(f"{name} has no valid data_offsets")
     begin, end = offsets
-    if end - begin != math.prod(shape) * _ITEMSIZE[dtype]:
+    if end - begin != math.prod(shape) * ITEMSIZE[dtype]:
         raise ValueError(f"{name}: {dtype} of shape {shape} does not take {end - begin:,} bytes")
     return Entry(dtype, tuple(shape), begin, end)
 
@@ -219,32 +225,7 @@ def open_model(directory: str | Path) -> Reader:
         return Reader([directory / SINGLE])
     if not has_index:
         raise _no_weights(directory)
-    return _open_shards(directory)
-
-
-def _open_shards(directory: Path) -> Reader:
-    index = files.read_json(directory / INDEX, what="an index of safetensors shards")
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{directory / INDEX} has no weight_map")
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not _FILE.fullmatch(shard) or ".." in shard:
-            raise ValueError(f"{directory / INDEX}: {name[:80]!r} points to {shard!r}, which is not the plain name of a shard beside it")
-    shards = sorted(set(weight_map.values()))
-    absent = [shard for shard in shards if not (directory / shard).is_file()]
-    if absent:
-        raise FileNotFoundError(f"{directory}: {', '.join(absent[:8])} named by {INDEX} not found; download the rest")
-    reader = Reader(directory / shard for shard in shards)
-    located = {name: reader.file(name).name for name in reader.entries}
-    astray = [name for name in weight_map.keys() | located.keys() if weight_map.get(name) != located.get(name)]
-    if astray:
-        raise ValueError(f"{directory / INDEX} and the shards disagree about {', '.join(sorted(astray)[:8])}")
-    metadata = index.get("metadata")
-    total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    actual = sum(entry.end - entry.begin for entry in reader.entries.values())
-    if total is not None and total != actual:
-        reader.notes.append(f"{INDEX} gives total_size {total}, the tensors take {actual:,} bytes")
-    return reader
+    return shard_index.open_shards(directory / INDEX, Reader, suffix=".safetensors", what="an index of safetensors shards")
 
 
 def _no_weights(directory: Path) -> Exception:
@@ -370,4 +351,4 @@ def _octets(array: np.ndarray) -> memoryview:
 
 
 def _num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    return math.prod(shape) * _ITEMSIZE[dtype]
+    return math.prod(shape) * ITEMSIZE[dtype]
