@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def bits(array: Any) -> bytes:
     """The bytes of an array or a tensor of theirs, in the order of the indices."""
     if isinstance(array, torch.Tensor):
-        array = array.detach().contiguous().reshape(-1).view(torch.uint8).numpy() if array.numel() else np.empty(0, np.uint8)
+        array = torch.empty(array.numel(), dtype=array.dtype).copy_(array.detach().flatten()).view(torch.uint8).numpy()
     return array.tobytes()
 
 
@@ -94,7 +94,7 @@ def test_state_dict_of_a_module(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_windows_are_torchs_or_refused(data: st.DataObject, tmp_path: Path) -> None:
-    """Any offset, shape and stride: the numbers of torch.as_strided, or an error where it has one too, or more numbers than are stored."""
+    """Any offset, shape and stride: torch's numbers; or an error where it has one too, or for what it accepts and never writes."""
     rank = data.draw(st.integers(0, 3))
     shape = data.draw(st.lists(st.integers(-1, 4), min_size=rank, max_size=rank))
     stride = data.draw(st.lists(st.integers(-1, 5), min_size=rank, max_size=rank))
@@ -108,7 +108,7 @@ def test_windows_are_torchs_or_refused(data: st.DataObject, tmp_path: Path) -> N
     try:
         agree(path, theirs or {})
     except ValueError as error:
-        assert theirs is None or not 0 < theirs["a"].numel() <= 6, str(error)
+        assert theirs is None or not 0 < theirs["a"].numel() <= 6 or min(stride) < 0, str(error)
     else:
         assert theirs is not None
 
