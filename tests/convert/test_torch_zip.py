@@ -128,6 +128,7 @@ HARMFUL: dict[str, tuple[Callable[[], bytes], str]] = {
     "checksum in the table only": (lambda: changed(GOOD, GOOD.rindex(b"archive/data/0") - 30, b"\x09"), "contradict"),
     "offset of 4 GB": (lambda: changed(GOOD, GOOD.rindex(b"archive/data/0") - 4, b"\xfe\xff\xff\xff"), "is not where"),
     "offset without its wide field": (lambda: changed(GOOD, GOOD.rindex(b"archive/data/0") - 4, b"\xff\xff\xff\xff"), "is not where"),
+    "a folder by its attributes": (lambda: changed(GOOD, GOOD.rindex(b"archive/data/0") - 8, b"\x10"), "table of contents is damaged"),
     "a disk": (lambda: changed(GOOD, -18, b"\1"), "does not end like a zip"),
     "too few members": (lambda: changed(GOOD, -14, b"\2\0\2\0"), "belong to no member"),
     "too many members": (lambda: changed(GOOD, -14, b"\4\0\4\0"), "cut short|would have"),

@@ -27,6 +27,7 @@ INDEX = "pytorch_model.bin.index.json"
 
 _NESTS = ("model", "state_dict")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
+_VERSION = re.compile(rb"[0-9]{1,3}\n?")
 _MAX_PICKLE = 32 << 20
 _SMALL_PICKLE = 1 << 20
 _SAVE_ANEW = "torch.save(torch.load(path, map_location='cpu', weights_only=True), path)"
@@ -165,6 +166,8 @@ def _entries(archive: torch_zip.Archive, notes: list[str]) -> dict[str, Entry]:
     pickled = archive.members["data.pkl"].size
     if pickled > max(_SMALL_PICKLE, size // 10):
         raise ValueError(f"{archive.path}: a data.pkl of {pickled:,} bytes in a file of {size:,} is out of proportion")
+    if "version" in archive.members and not _VERSION.fullmatch(version := archive.read("version", max_bytes=16)):
+        raise ValueError(f"{archive.path} has the version {version!r}, which is no number")
     if "byteorder" in archive.members and (order := archive.read("byteorder", max_bytes=16)) != b"little":
         raise ValueError(f"{archive.path} has its bytes in the order {order!r}; only little-endian files are read")
     code = archive.read("data.pkl", max_bytes=_MAX_PICKLE)

@@ -208,7 +208,7 @@ class _Machine:
 
 def _tensor(arguments: tuple[Any, ...]) -> Tensor:
     """`torch._utils._rebuild_tensor_v2`: storage, offset, shape, stride, requires_grad, backward hooks and, in some versions, metadata."""
-    if len(arguments) not in (6, 7) or type(arguments[0]) is not Storage:
+    if len(arguments) not in (6, 7) or (type(arguments[0]), type(arguments[4]), type(arguments[5])) != (Storage, bool, dict):
         raise ValueError("a tensor is described as PyTorch never does")
     storage, offset, shape, stride = arguments[:4]
     if arguments[5] or (len(arguments) == 7 and arguments[6]):
@@ -228,7 +228,7 @@ def _tensor(arguments: tuple[Any, ...]) -> Tensor:
 
 def _parameter(arguments: tuple[Any, ...]) -> Tensor:
     """`torch._utils._rebuild_parameter`: tensor, requires_grad, backward hooks."""
-    if len(arguments) != 3 or type(arguments[0]) is not Tensor or arguments[2]:
+    if len(arguments) != 3 or tuple(map(type, arguments)) != (Tensor, bool, dict) or arguments[2]:
         raise ValueError("a parameter is described as PyTorch never does")
     return arguments[0]
 

@@ -28,6 +28,7 @@ _LOCATOR = struct.Struct("<4sLQL")
 _FULL32 = 0xFFFFFFFF
 _FULL16 = 0xFFFF
 _ENCRYPTED, _SIZES_BEHIND, _UTF8 = 0x1, 0x8, 0x800
+_FOLDER_ATTRIBUTE = 0x10
 _LONGEST_DESCRIPTOR = 24
 
 _MAX_MEMBERS = 100_000
@@ -207,7 +208,7 @@ def _central(directory: bytes, at: int, descriptor: int, found: list[tuple[int, 
     signature, flags, method, crc, packed, size = record[0], *record[3:5], *record[7:10]
     name_length, extra_length, comment_length, disk, offset = *record[10:14], record[16]
     body = directory[at + _CENTRAL.size :][: name_length + extra_length + comment_length]
-    if signature != b"PK\1\2" or disk or len(body) < name_length + extra_length + comment_length:
+    if signature != b"PK\1\2" or disk or record[15] & _FOLDER_ATTRIBUTE or len(body) < name_length + extra_length + comment_length:
         raise ValueError("its table of contents is damaged")
     raw, extra = body[:name_length], body[name_length : name_length + extra_length]
     try:
