@@ -28,7 +28,15 @@ def base(tmp_path_factory: pytest.TempPathFactory, make_params: Callable[..., An
     directory = tmp_path_factory.mktemp("extend") / "base"
     history = [{"step": "train"}]
     prompt = manifest.Prompt("alpaca")
-    llama_hf.save(directory, config=config, params=make_params(config), tokenizer=tokenizer, prompt=prompt, history=history)
+    llama_hf.save(
+        directory,
+        config=config,
+        params=make_params(config),
+        tokenizer=tokenizer,
+        prompt=prompt,
+        history=history,
+        kept={"pretraining_tp": 2},
+    )
     return directory
 
 
@@ -41,6 +49,7 @@ def test_old_rows_stay_and_new_ones_follow_the_rule(
     assert (done.before, done.config) == (tokenizer.vocab_size, new.config)
     assert (new.config.base_vocab_size, new.config.vocab_size) == (tokenizer.vocab_size, merged.vocab_size)
     assert new.config.pad_token_id == merged.pad_id
+    assert new.kept["pretraining_tp"] == 2
     before, after = tree.flatten(old.params), tree.flatten(new.params)
     assert set(after) - set(before) == {"embed_tokens/extension", "lm_head/extension"}
     for path, leaf in before.items():

@@ -21,6 +21,7 @@ from zhllama_jax.tokenizer import processor
 
 ATTENTION = lora_config_lib.LoraConfig(rank=3, alpha=8.0, targets=lora_config_lib.ATTENTION)
 ALL = lora_config_lib.LoraConfig(rank=2, alpha=4.0)
+KEPT = {"pretraining_tp": 2}
 
 
 class World(NamedTuple):
@@ -67,7 +68,9 @@ def world(
     folder = tmp_path_factory.mktemp("fold")
     params = make_params(config, dtype={"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[request.param])
     prompt = manifest.Prompt("alpaca")
-    llama_hf.save(folder / "base", config=config, params=params, tokenizer=tokenizer, history=[{"step": "resize"}], shard_bytes=30_000)
+    llama_hf.save(
+        folder / "base", config=config, params=params, tokenizer=tokenizer, history=[{"step": "resize"}], kept=KEPT, shard_bytes=30_000
+    )
     fingerprint = manifest.fingerprint(folder / "base")
     world = World(folder / "base", params, [], [], [])
     stages: list[tuple[Any, tuple[str, ...], Any]] = [
@@ -118,6 +121,7 @@ def test_streamed_is_in_memory_is_the_library_s(
         assert bits(tree.flatten(loaded.checkpoint.params)[path]) == bits(leaf), path
     assert loaded.checkpoint.prompt == streamed.prompt == manifest.Prompt("alpaca")
     assert streamed.history == loaded.checkpoint.history
+    assert streamed.kept == loaded.checkpoint.kept and streamed.kept["pretraining_tp"] == 2
     assert [step["step"] for step in streamed.history] == ["resize", "train", "train", "train", "merge"]
     assert loaded.tokenizer.sha256 == tokenizer.sha256
     saved = llama_hf.save(tmp_path / "saved", config=config, params=expected, tokenizer=tokenizer)

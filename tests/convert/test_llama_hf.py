@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from tests.reference import transformers_llama
 from zhllama_jax import tree
 from zhllama_jax.convert import llama_hf, manifest, safetensors_io
 from zhllama_jax.decode import config as decode_config
@@ -20,6 +21,7 @@ from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import llama
 from zhllama_jax.tokenizer import processor
 
+ORIGINAL = {"original_max_position_embeddings": 16}
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
@@ -107,7 +109,49 @@ HF_CONFIGS = {
     "tied": {"num_key_value_heads": 1, "tie_word_embeddings": True},
     "theta": {"num_key_value_heads": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rms_norm_eps": 1e-5},
     "wide heads": {"num_key_value_heads": 2, "head_dim": 16},
+    **{  # at 23 tokens, past the original 16
+        name: {"max_position_embeddings": length, "rope_parameters": {"rope_theta": 100.0, **parameters}, "num_key_value_heads": 2}
+        for name, length, parameters in (
+            ("linear", 16, {"rope_type": "linear", "factor": 4.0}),
+            ("dynamic", 16, {"rope_type": "dynamic", "factor": 4.0}),
+            ("llama 3", 64, {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 0.5, "high_freq_factor": 2.0, **ORIGINAL}),
+            ("yarn", 64, {"rope_type": "yarn", "factor": 4.0, "beta_fast": 2.0, "beta_slow": 0.2, **ORIGINAL}),
+        )
+    },
 }
+
+
+@pytest.mark.parametrize("name", ["linear", "dynamic", "llama3", "yarn, all set"])
+def test_neutral_keys_and_rope_scaling_go_through_a_directory(
+    tmp_path: Path, make_params: Callable[..., Any], config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer, name: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    kept = {"pretraining_tp": 2, "initializer_range": 0.01, "max_sequence_length": 77}
+    scaled = transformers_llama.scaled(config, name)
+    llama_hf.save(tmp_path / "m", config=scaled, params=make_params(scaled), tokenizer=tokenizer, kept=kept)
+    checkpoint = llama_hf.load(tmp_path / "m")
+    assert checkpoint.config == scaled
+    assert dict(checkpoint.kept) == {**kept, "attention_dropout": 0.0, "use_cache": True}
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "m")
+    assert theirs.config.initializer_range == 0.01
+    tokens_BT = np.random.default_rng(0).integers(0, config.vocab_size, (2, 40))
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens_BT)).logits.numpy()
+    np.testing.assert_allclose(our_logits(checkpoint, tokens_BT), expected, atol=2e-5)
+
+
+def test_unknown_keys_need_leave(tmp_path: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: processor.Tokenizer) -> None:
+    llama_hf.save(tmp_path / "m", config=config, params=params, tokenizer=tokenizer)
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "frobnicate": 1}))
+    for read in (llama_hf.load, llama_hf.load_config, llama_hf.read_config):
+        with pytest.raises(ValueError, match=r"frobnicate is unknown .*--allow_unknown_keys"):
+            read(tmp_path / "m")
+    found = llama_hf.load(tmp_path / "m", allow_unknown=True)
+    assert found.config == config and len(found.notes) == 1 and "frobnicate" in found.notes[0]
+    llama_hf.save(tmp_path / "n", config=config, params=found.params, tokenizer=tokenizer, kept=found.kept)
+    assert llama_hf.load(tmp_path / "n").notes == []
 
 
 def random_hf(torch: Any, transformers: Any, seed: int, **changes: Any) -> Any:
@@ -121,8 +165,12 @@ def random_hf(torch: Any, transformers: Any, seed: int, **changes: Any) -> Any:
 
 
 def our_logits(checkpoint: llama_hf.Checkpoint, tokens_BT: Any) -> np.ndarray:
-    x_BTD, _ = llama.hidden_states(checkpoint.config, {"params": checkpoint.params}, jnp.asarray(tokens_BT, jnp.int32))
-    return np.asarray(llama.logits(checkpoint.config, checkpoint.params, x_BTD))
+    @jax.jit
+    def forward(params: Any, tokens_BT: Any) -> Any:
+        x_BTD, _ = llama.hidden_states(checkpoint.config, {"params": params}, tokens_BT)
+        return llama.logits(checkpoint.config, params, x_BTD)
+
+    return np.asarray(forward(checkpoint.params, jnp.asarray(tokens_BT, jnp.int32)))
 
 
 @pytest.mark.parametrize("name", HF_CONFIGS)

@@ -58,6 +58,7 @@ def run(
         generation=checkpoint.generation,
         history=[*checkpoint.history, {"step": "convert", "dtype": dtype or "as stored"} | ({"template": template} if template else {})],
         carried=carried.files,
+        kept=checkpoint.kept,
         shard_bytes=shard_mib << 20,
         overwrite=overwrite,
     )

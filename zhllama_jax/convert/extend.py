@@ -92,6 +92,7 @@ def run(
         generation=llama_hf.with_sampling(smaller.generation),
         carried=carried.files,
         history=[*checkpoint.history, step],
+        kept=checkpoint.kept,
         overwrite=overwrite,
     )
     return Extended(checkpoint.config.vocab_size, unused, grown, checkpoint.notes + carried.notes)

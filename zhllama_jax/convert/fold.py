@@ -66,10 +66,10 @@ def merge(
     """
     model = Path(model)
     files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[model, *adapters])
-    config = llama_hf.load_config(model)
+    config, notes, kept = llama_hf.read_config(model)
     contents = manifest.read(model, "model")
     loaded = [peft.load(directory) for directory in adapters]
-    notes = [note for adapter in loaded for note in adapter.notes]
+    notes += [note for adapter in loaded for note in adapter.notes]
     fingerprint = manifest.fingerprint(model) if any(adapter.base_fingerprint for adapter in loaded) or contents else None
     notes += check(config, loaded, fingerprint=fingerprint, base=model, force=force)
     prompt = manifest.told(_prompt(manifest.prompt(contents), loaded), template, boundary)
@@ -89,6 +89,7 @@ def merge(
             generation=llama_hf.with_sampling(generation),
             history=history,
             carried=carried.files,
+            kept=kept,
             shard_bytes=shard_bytes,
             overwrite=overwrite,
         )

@@ -46,6 +46,7 @@ class Checkpoint(NamedTuple):
       directory: where it was read.
       notes: what is odd in the directory and harmless, as sentences.
       fingerprint: of the weights that were read; None where that was not asked for.
+      kept: neutral keys of its `config.json` that the next one takes over.
     """
 
     config: config_lib.LlamaConfig
@@ -56,9 +57,12 @@ class Checkpoint(NamedTuple):
     directory: Path
     notes: list[str]
     fingerprint: str | None = None
+    kept: Mapping[str, Any] = config_hf.NOTHING
 
 
-def load(directory: str | Path, *, dtype: str | None = None, digest: bool = False, as_found: bool = False) -> Checkpoint:
+def load(
+    directory: str | Path, *, dtype: str | None = None, digest: bool = False, as_found: bool = False, allow_unknown: bool = False
+) -> Checkpoint:
     """Reads a model directory.
 
     Args:
@@ -66,6 +70,7 @@ def load(directory: str | Path, *, dtype: str | None = None, digest: bool = Fals
       dtype: "float32", "float16" or "bfloat16" for all weights; None keeps the stored one.
       digest: make the fingerprint of what is read (about a second per gigabyte).
       as_found: see `open_weights`.
+      allow_unknown: pass over keys of `config.json` that nobody knows, see `config_hf.read`.
 
     Raises:
       FileNotFoundError: something is not there.
@@ -73,7 +78,7 @@ def load(directory: str | Path, *, dtype: str | None = None, digest: bool = Fals
         `manifest.hold`.
     """
     directory = Path(directory)
-    config, notes = _read_config(directory)
+    config, notes, kept = read_config(directory, allow_unknown=allow_unknown)
     if not tokenizer_hf.require_sentencepiece(directory):
         notes.append(f"{directory} has no tokenizer")
     contents = manifest.read(directory, "model")
@@ -91,12 +96,27 @@ def load(directory: str | Path, *, dtype: str | None = None, digest: bool = Fals
         directory=directory,
         notes=notes,
         fingerprint=fingerprint,
+        kept=kept,
     )
 
 
 def load_config(directory: str | Path) -> config_lib.LlamaConfig:
     """The shape of the model in a directory, without its weights."""
-    return _read_config(Path(directory))[0]
+    return read_config(directory).config
+
+
+def read_config(directory: str | Path, *, allow_unknown: bool = False) -> config_hf.Contents:
+    """All that the `config.json` of a model directory says.
+
+    Raises:
+      FileNotFoundError: there is no such directory or file.
+      ValueError: the directory is an adapter, or see `config_hf.read`.
+    """
+    directory = Path(directory)
+    files.expect_folder(directory, "a Hugging Face model directory")
+    if (directory / "adapter_config.json").is_file() and not (directory / CONFIG).is_file():
+        raise ValueError(f"{directory} is an adapter, not a model: give its base model, and this directory as an adapter")
+    return config_hf.read(directory / CONFIG, allow_unknown=allow_unknown)
 
 
 def load_generation(directory: str | Path) -> dict[str, Any]:
@@ -156,6 +176,7 @@ def save(
     generation: Mapping[str, Any] = PAPER_GENERATION,
     history: Sequence[Mapping[str, Any]] = (),
     carried: Mapping[str, bytes] = types.MappingProxyType({}),
+    kept: Mapping[str, Any] = config_hf.NOTHING,
     shard_bytes: int = safetensors_io.SHARD_BYTES,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -172,6 +193,7 @@ def save(
         the other ids are the tokenizer's.
       history: what was done to the model so far, oldest first, JSON objects.
       carried: further files, by name; see `carry`.
+      kept: neutral keys of the `config.json` that the model came with.
       shard_bytes: a file of weights is closed before it would exceed this.
       overwrite: replace an existing directory of ours (at once, when the new one is complete).
 
@@ -197,6 +219,7 @@ def save(
         generation=generation,
         history=history,
         carried=carried,
+        kept=kept,
         shard_bytes=shard_bytes,
         overwrite=overwrite,
     )
@@ -213,6 +236,7 @@ def write(
     generation: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     carried: Mapping[str, bytes] = types.MappingProxyType({}),
+    kept: Mapping[str, Any] = config_hf.NOTHING,
     shard_bytes: int = safetensors_io.SHARD_BYTES,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -225,7 +249,7 @@ def write(
     ids = {"bos_token_id": config.bos_token_id, "eos_token_id": eos, "pad_token_id": config.pad_token_id}
     with files.new_directory(directory, ours=manifest.model_files, overwrite=overwrite) as folder:
         written = safetensors_io.write(folder, plan, tensors, shard_bytes=shard_bytes)
-        files.write_json(folder / CONFIG, config_hf.to_json(config, dtype))
+        files.write_json(folder / CONFIG, config_hf.to_json(config, dtype, kept))
         files.write_json(folder / GENERATION, {**{key: value for key, value in generation.items() if key not in _NOTED}, **ids})
         for name, content in carried.items():
             (folder / name).write_bytes(content)
@@ -290,13 +314,6 @@ def _ends(generation: Mapping[str, Any]) -> list[int]:
     """The ids that end a text where `generation_config.json` lists several."""
     value = generation.get("eos_token_id")
     return [id_ for id_ in value if type(id_) is int and id_ >= 0] if isinstance(value, list) else []
-
-
-def _read_config(directory: Path) -> tuple[config_lib.LlamaConfig, list[str]]:
-    files.expect_folder(directory, "a Hugging Face model directory")
-    if (directory / "adapter_config.json").is_file() and not (directory / CONFIG).is_file():
-        raise ValueError(f"{directory} is an adapter, not a model: give its base model, and this directory as an adapter")
-    return config_hf.read(directory / CONFIG)
 
 
 def _stored_dtype(reader: safetensors_io.Reader, notes: list[str]) -> np.dtype:
