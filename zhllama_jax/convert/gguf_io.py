@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zhllama_jax import templates
-from zhllama_jax.convert import gguf_file, gguf_meta, gguf_quant, gguf_vocab, llama_hf, manifest, names, tokenizer_hf
+from zhllama_jax.convert import gguf_file, gguf_meta, gguf_quant, gguf_vocab, llama_hf, manifest, names, rotary, tokenizer_hf
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.tokenizer import processor
 
@@ -95,7 +95,7 @@ def write(
         for wanted, array in tensors:
             stored, shape = plan[to_gguf(wanted)]
             assert array.shape == shape, f"{wanted} came as {array.shape}, planned was {shape}"
-            octets = gguf_quant.encode(_permuted(wanted, array, config), stored, name=wanted)
+            octets = gguf_quant.encode(rotary.neighbours(wanted, array, config), stored, name=wanted)
             described[wanted] = {"dtype": stored, "shape": list(shape), "sha256": hashlib.sha256(octets.data).hexdigest()}
             yield to_gguf(wanted), octets
 
@@ -155,7 +155,7 @@ class Reader:
 
     def read(self, name: str) -> np.ndarray:
         """One tensor's numbers: float32 where they are quantised, else in the stored dtype."""
-        return _unpermuted(name, self._numbers(self.entries[name]), self.config)
+        return rotary.halves(name, self._numbers(self.entries[name]), self.config)
 
     def tokenizer(self) -> processor.Tokenizer:
         """The model's tokenizer; see `gguf_vocab.read_tokenizer`.
@@ -220,22 +220,3 @@ def _renamed(name: str, table: dict[str, str]) -> str:
     if template not in table or (layer is None) != ("{layer}" not in template):
         return name
     return table[template].format(layer=layer and layer[1])
-
-
-def _heads(name: str, config: config_lib.LlamaConfig) -> int | None:
-    """How many heads the rows of a tensor make up, if RoPE turns them."""
-    if name.endswith("self_attn.q_proj.weight"):
-        return config.num_attention_heads
-    return config.num_kv_heads if name.endswith("self_attn.k_proj.weight") else None
-
-
-def _permuted(name: str, array: np.ndarray, config: config_lib.LlamaConfig) -> np.ndarray:
-    """Rows i and i + H/2 of each head as neighbours, where RoPE turns them."""
-    heads = _heads(name, config)
-    return array if heads is None else array.reshape(heads, 2, -1, array.shape[-1]).swapaxes(1, 2).reshape(array.shape)
-
-
-def _unpermuted(name: str, array: np.ndarray, config: config_lib.LlamaConfig) -> np.ndarray:
-    """The inverse of `_permuted`."""
-    heads = _heads(name, config)
-    return array if heads is None else array.reshape(heads, -1, 2, array.shape[-1]).swapaxes(1, 2).reshape(array.shape)
