@@ -6,6 +6,7 @@ import pytest
 
 from zhllama_jax.convert import card, manifest
 from zhllama_jax.model import config as config_lib
+from zhllama_jax.model import rope_config
 from zhllama_jax.tokenizer import processor, proto
 
 
@@ -14,8 +15,8 @@ def page(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer) -> Call
     """The page of a model, with some arguments changed."""
 
     def make(**changes: object) -> str:
-        arguments: dict[str, object] = {"dtype": "bfloat16", "tokenizer": tokenizer, "prompt": None, "history": []}
-        return card.model("zh-micro", config, **{**arguments, **changes})  # type: ignore[arg-type]
+        arguments: dict[str, object] = {"config": config, "dtype": "bfloat16", "tokenizer": tokenizer, "prompt": None, "history": []}
+        return card.model("zh-micro", **{**arguments, **changes})  # type: ignore[arg-type]
 
     return make
 
@@ -27,6 +28,11 @@ def test_model_page_tells_shape_vocabulary_and_steps(page: Callable[..., str], c
     assert f"{config.vocab_size:,} rows: the base model's {config.base_rows:,} and 40 new ones" in text
     assert "1. train: stage sft, steps 30\n2. merge: note xxx" in text
     assert max(map(len, text.splitlines())) < 400
+
+
+def test_model_page_tells_a_stretched_context(page: Callable[..., str], config: config_lib.LlamaConfig) -> None:
+    stretched = config.replace(rope_scaling=rope_config.RopeScaling("linear", 2.5))
+    assert "context 5120 tokens (RoPE scaling of type linear, factor 2.5), stored as bfloat16" in page(config=stretched)
 
 
 def test_steps_are_told_in_words(page: Callable[..., str]) -> None:

@@ -30,6 +30,9 @@ def model(
     if config.num_kv_heads != config.num_attention_heads:
         heads += f" ({config.num_kv_heads} for keys and values)"
     shape = f"{config.num_hidden_layers} layers, width {config.hidden_size}, MLP {config.intermediate_size}, {heads}"
+    context, scaling = f"context {config.context} tokens", config.rope_scaling
+    if scaling is not None:
+        context += f" (RoPE scaling of type {scaling.kind}, factor {scaling.factor:g})"
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -37,7 +40,7 @@ pipeline_tag: text-generation
 
 # {name}
 
-A LLaMA model, written by `zhllama`: {shape}, context {config.max_position_embeddings} tokens, stored as {dtype}.
+A LLaMA model, written by `zhllama`: {shape}, {context}, stored as {dtype}.
 
 ## Vocabulary
 

@@ -151,7 +151,7 @@ def save(
     with files.new_directory(directory, ours=manifest.adapter_files, overwrite=overwrite) as folder:
         written = safetensors_io.write(folder, plan, _tensors(config, lora, factors, trained), stem="adapter_model", shard_bytes=_ONE_FILE)
         files.write_json(folder / CONFIG, settings)
-        tokenizer_hf.write(folder, tokenizer, max_length=config.max_position_embeddings, prompt=prompt)
+        tokenizer_hf.write(folder, tokenizer, max_length=config.context, prompt=prompt)
         files.atomic_write(folder / "README.md", page)
         return manifest.write(folder, kind="adapter", written=written, facts=facts)
 
