@@ -120,8 +120,11 @@ class Reader:
         entry, archive, dtype = self.entries[name], self._archive[name], self._dtype(name)
         assert (target.dtype, target.shape) == (dtype, entry.shape), f"{name} is read into an array that is not its like"
         member = f"data/{entry.storage}"
-        if entry.is_contiguous and target.flags.c_contiguous:
-            archive.read_into(member, entry.offset * dtype.itemsize, target.reshape(-1).view(np.uint8))
+        if entry.is_contiguous:
+            whole = target if target.flags.c_contiguous else np.empty(target.shape, dtype)
+            archive.read_into(member, entry.offset * dtype.itemsize, whole.reshape(-1).view(np.uint8))
+            if whole is not target:
+                target[...] = whole
             return
         # The bounds were checked when the file was opened: as_strided itself checks nothing.
         numbers = archive.map(member).view(dtype)[entry.offset :]
