@@ -21,7 +21,7 @@ EXTENDED = config_lib.named("micro", vocab_size=260, base_vocab_size=200)
 VARIANTS = {
     "grouped heads": GQA,
     "as many key/value heads": config_lib.named("micro", vocab_size=200, num_key_value_heads=4, rope_theta=500.0),
-    "wide heads": config_lib.named("micro", vocab_size=200, head_dim=12, rms_norm_eps=1e-2),
+    "wide heads": config_lib.named("micro", vocab_size=199, head_dim=10, rms_norm_eps=1e-2),
     "tied": config_lib.named("micro", vocab_size=201, tie_word_embeddings=True),
     "extended": EXTENDED,
     "tied and extended": config_lib.named("micro", vocab_size=260, base_vocab_size=200, tie_word_embeddings=True),
