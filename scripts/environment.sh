@@ -32,3 +32,20 @@ environment() {
   PIP_DISABLE_PIP_VERSION_CHECK=1 "$folder/bin/python" -m pip install -q -q ${constraints:+--constraint "$constraints"} --editable "$requirement"
   printf '%s\n' "$key" >"$stamp"
 }
+
+# llama_cpp: makes .venv-llama-cpp with llama-cpp-python, compiled here by the Python of .venv, if it is not there or cannot be imported. An
+# environment of its own: nothing that it needs may change the versions that the tests run with.
+llama_cpp() {
+  local folder=.venv-llama-cpp
+  if "$folder/bin/python" -c "import llama_cpp" >/dev/null 2>&1; then
+    return 0
+  fi
+  if ! command -v c++ >/dev/null && ! command -v g++ >/dev/null && ! command -v clang++ >/dev/null; then
+    echo "scripts/environment.sh: llama.cpp is compiled here, and there is no C++ compiler (c++, g++ or clang++) on the PATH" >&2
+    return 1
+  fi
+  echo "compiling llama.cpp in $folder (once; some minutes)" >&2
+  .venv/bin/python -m venv --clear "$folder"
+  CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc 2>/dev/null || echo 2)} PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    "$folder/bin/python" -m pip install -q -q --no-binary llama-cpp-python "llama-cpp-python>=0.3.16"
+}

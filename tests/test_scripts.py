@@ -4,6 +4,7 @@ And the versions of the second leg: that they are the oldest that a plain instal
 """
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+BASH = shutil.which("bash") or "/bin/bash"
 
 # Answers like a Python that has a working pip; makes an environment that holds itself; notes what takes long.
 STAND_IN = f"""#!/bin/bash
@@ -38,11 +40,18 @@ def place(tmp_path: Path) -> Path:
 
 def environment(place: Path, words: str = "run .") -> list[str]:
     """What is done for `environment WORDS`."""
+    return done(place, f"environment {words}")
+
+
+def done(place: Path, command: str, *, path: str = "/usr/bin:/bin", fails: str = "") -> list[str]:
+    """What a command of `scripts/environment.sh` does in the repository; where it must fail, with these words."""
     notes = place / "notes"
     notes.write_text("")
-    script = f"set -euo pipefail; source {REPOSITORY / 'scripts' / 'environment.sh'}; environment {words}"
-    surroundings = {"PATH": f"{place / 'bin'}:/usr/bin:/bin", "NOTES": str(notes)}
-    subprocess.run(["bash", "-c", script], cwd=place / "repository", env=surroundings, check=True, capture_output=True)
+    script = f"set -euo pipefail; source {REPOSITORY / 'scripts' / 'environment.sh'}; {command}"
+    surroundings = {"PATH": f"{place / 'bin'}:{path}", "NOTES": str(notes)}
+    result = subprocess.run([BASH, "-c", script], cwd=place / "repository", env=surroundings, capture_output=True, text=True, check=False)
+    assert (result.returncode != 0) == bool(fails), result.stderr
+    assert fails in result.stderr
     return notes.read_text().splitlines()
 
 
@@ -75,6 +84,18 @@ def test_one_of_its_own_at_given_versions(place: Path) -> None:
     assert environment(place, words) == environment(place) == []
     (place / "repository" / "floor.txt").write_text("jax==0.7.3\n")
     assert environment(place, words) == ["install --constraint floor.txt --editable .[test]"]
+
+
+def test_llama_cpp_is_compiled_once_in_an_environment_of_its_own(place: Path) -> None:
+    environment(place)
+    assert done(place, "llama_cpp", path="", fails="there is no C++ compiler") == []
+    (place / "bin" / "c++").write_text("#!/bin/bash\n")
+    (place / "bin" / "c++").chmod(0o755)
+    assert done(place, "llama_cpp") == ["venv", "install --no-binary llama-cpp-python llama-cpp-python>=0.3.16"]
+    python = place / "repository" / ".venv-llama-cpp" / "bin" / "python"
+    assert python.is_file()
+    python.write_text("#!/bin/bash\n")  # can import everything
+    assert done(place, "llama_cpp") == []
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ gguf = pytest.importorskip("gguf")
 MICRO = config_lib.named("micro", vocab_size=300, max_position_embeddings=512)
 LINEAR = rope_config.RopeScaling("linear", 2.5)
 YARN = rope_config.RopeScaling("yarn", 4, original_max_position_embeddings=128)
-SHARP = rope_config.RopeScaling("yarn", 4, original_max_position_embeddings=128, attention_factor=1.5, beta_fast=20.0, beta_slow=2.0)
+SHARP = rope_config.RopeScaling("yarn", 4, original_max_position_embeddings=128, attention_factor=1.5)
 RELEASED = rope_config.RopeScaling("llama3", 8, original_max_position_embeddings=8192, low_freq_factor=1, high_freq_factor=4)
 LLAMA3 = rope_config.RopeScaling("llama3", 3, original_max_position_embeddings=64, low_freq_factor=1.5, high_freq_factor=5)
 
@@ -56,7 +56,6 @@ def test_the_attention_factor_of_yarn_comes_back() -> None:
     scaling = back(said(config), config).rope_scaling
     assert scaling is not None
     assert scaling.attention_factor == pytest.approx(1.5, rel=1e-6)
-    assert (scaling.beta_fast, scaling.beta_slow) == (20, 2)
 
 
 def test_keys_are_the_librarys() -> None:
@@ -83,8 +82,6 @@ def test_keys_are_the_librarys() -> None:
         keys.Rope.SCALING_FACTOR: 4.0,
         keys.Rope.SCALING_ORIG_CTX_LEN: 128,
         keys.Rope.SCALING_ATTN_FACTOR: 1.5 / (1 + 0.1 * math.log(4)),
-        "{arch}.rope.scaling.yarn_beta_fast": 20.0,
-        "{arch}.rope.scaling.yarn_beta_slow": 2.0,
     }
     config = MICRO.replace(head_dim=16, rope_scaling=SHARP)
     found = gguf_meta.keys(config, dtype="F16", name="a", prompt=None)
@@ -134,7 +131,9 @@ def test_divisors_of_a_released_model_are_recognised_without_our_key() -> None:
     ("scaling", "message"),
     [
         (rope_config.RopeScaling("dynamic", 2), "dynamic does not exist in llama.cpp.*texts of up to 512 tokens come out the same"),
-        (rope_config.RopeScaling("yarn", 2, truncate=False), "truncate false does not exist in llama.cpp"),
+        (rope_config.RopeScaling("yarn", 2, truncate=False), "beta_fast 32, beta_slow 1, truncate False cannot be said"),
+        (rope_config.RopeScaling("yarn", 2, beta_fast=20), "beta_fast 20, beta_slow 1, truncate True cannot be said"),
+        (rope_config.RopeScaling("yarn", 2, beta_slow=0.5), "beta_fast 32, beta_slow 0.5, truncate True cannot be said"),
     ],
 )
 def test_scaling_that_llama_cpp_lacks_is_refused(scaling: rope_config.RopeScaling, message: str) -> None:
@@ -158,6 +157,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "large width": ({"llama.attention.key_length": 1 << 30}, "key_length must be one whole number from 2 to 4,096"),
     "vocabulary": ({"llama.vocab_size": 301}, "vocab_size is 301, the embedding has 300 rows"),
     "scaling": ({"llama.rope.scaling.type": "longrope"}, "only linear and yarn"),
+    "another ramp": ({"llama.rope.scaling.yarn_beta_slow": 0.5}, "yarn_beta_slow = 0.5 changes the numbers"),
     "scaling without a factor": ({"llama.rope.scaling.type": "linear"}, "factor must be a number from 1"),
     "factor as text": ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": "2"}, "with a number for each parameter"),
     "unknown key": ({"llama.logit_softcap": 30.0}, "unknown keys, which may change the numbers: logit_softcap"),

@@ -1,8 +1,9 @@
 """What a GGUF file says about a LLaMA, in llama.cpp's keys: its shape, its RoPE, how its numbers are stored; both ways.
 
 RoPE scaling: `linear` and `yarn` are keys; `llama3` is a tensor of divisors of the frequencies, `rope_freqs.weight` (F32, [H/2]);
-`dynamic` does not exist in llama.cpp and is refused, as is a yarn whose ramp has fractional ends. What the format has no key for stands
-under `zhllama.`, which llama.cpp passes over: the size of the original vocabulary, the parameters of `llama3`, how instructions were put.
+`dynamic` does not exist in llama.cpp and is refused, as is a yarn with another ramp than the usual one. What the format has no key for
+stands under `zhllama.`, which llama.cpp passes over: the size of the original vocabulary, the parameters of `llama3`, how instructions
+were put.
 """
 
 import math
@@ -37,7 +38,9 @@ _REAL: Mapping[str, tuple[str, float, float]] = {
 }
 _OPTIONAL = ("num_key_value_heads", "rope_theta", "max_position_embeddings")
 _WIDTHS = ("attention.key_length", "attention.value_length", "rope.dimension_count")
-_SCALING = ("type", "factor", "original_context_length", "attn_factor", "yarn_beta_fast", "yarn_beta_slow")
+_SCALING = ("type", "factor", "original_context_length", "attn_factor")
+_YARN = (32.0, 1.0)
+"""beta_fast and beta_slow: llama.cpp reads keys for them in other architectures only."""
 
 # Keys that would change the numbers, with the values under which they do not.
 _ONLY: Mapping[str, tuple[Any, ...]] = {
@@ -49,6 +52,8 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
     "rope.scaling.yarn_log_multiplier": (0.0,),
     "rope.scaling.yarn_ext_factor": (1.0,),
     "rope.scaling.yarn_attn_factor": (1.0,),
+    "rope.scaling.yarn_beta_fast": _YARN[:1],
+    "rope.scaling.yarn_beta_slow": _YARN[1:],
     "rope.scale_linear": (1.0,),
     "logit_scale": (0.0, 1.0),
     "residual_scale": (0.0, 1.0),
@@ -120,17 +125,17 @@ def _scaling_keys(config: config_lib.LlamaConfig) -> dict[str, gguf_file.Value]:
     said: dict[str, gguf_file.Value] = {f"{prefix}.type": scaling.kind, f"{prefix}.factor": scaling.factor}
     if scaling.kind == "linear":
         return said
-    if not scaling.truncate:
-        raise ValueError("yarn with truncate false does not exist in llama.cpp, which rounds the ramp's ends: export to another format")
+    if not scaling.truncate or (scaling.beta_fast, scaling.beta_slow) != _YARN:
+        raise ValueError(
+            f"yarn with beta_fast {scaling.beta_fast:g}, beta_slow {scaling.beta_slow:g}, truncate {scaling.truncate} cannot be said in a "
+            f"LLaMA's GGUF file, whose ramp goes from {_YARN[0]:g} to {_YARN[1]:g} turns with rounded ends: export to another format"
+        )
     assert scaling.original_max_position_embeddings is not None, "LlamaConfig fills it in"
     said[f"{prefix}.original_context_length"] = scaling.original_max_position_embeddings
     # llama.cpp multiplies by 1 + 0.1 ln(factor) by itself.
     share = scaling.attention_scale / (1 + 0.1 * math.log(scaling.factor))
     if abs(share - 1) > 1e-6:
         said[f"{prefix}.attn_factor"] = share
-    for key, value, default in (("yarn_beta_fast", scaling.beta_fast, 32.0), ("yarn_beta_slow", scaling.beta_slow, 1.0)):
-        if value is not None and value != default:
-            said[f"{prefix}.{key}"] = value
     return said
 
 
@@ -240,7 +245,6 @@ def _scaling(
     factor = _decimal(found.get("factor", 0.0))
     values: dict[str, Any] = {}
     if kind == "yarn":
-        values = {"beta_fast": _decimal(found.get("yarn_beta_fast", 32.0)), "beta_slow": _decimal(found.get("yarn_beta_slow", 1.0))}
         values["original_max_position_embeddings"] = found.get("original_context_length")
         if "attn_factor" in found and factor > 0:
             values["attention_factor"] = _decimal(found["attn_factor"] * (1 + 0.1 * math.log(factor)))
