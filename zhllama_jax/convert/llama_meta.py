@@ -16,6 +16,7 @@ import contextlib
 import math
 import re
 from collections.abc import Iterable, Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -260,17 +261,18 @@ def write(
                 plan[meta] = dtype, tuple(len(range(*side.indices(size))) for side, size in zip(part, tensor.shape, strict=True))
     written = safetensors_io.Written({}, {})
     source = iter(tensors)
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, futures.ThreadPoolExecutor(1) as beside:
         paths = [directory / f"consolidated.{number:02}.pth" for number in range(shards)]
         writers = [stack.enter_context(torch_io.Writer(path, plan)) for path, plan in zip(paths, plans, strict=True)]
         for tensor in wanted:
             name, array = next(source)
             assert (name, array.shape) == (tensor.name, tensor.shape), f"{name} came where {tensor.name} was planned"
-            written.tensors[name] = safetensors_io.describe(array)
-            array = rotary.neighbours(name, array, config)
+            described = beside.submit(safetensors_io.describe, array)
+            turned = rotary.neighbours(name, array, config)
             for meta, _ in _targets(name, config, embedding):
                 for writer, part in zip(writers, slices[meta], strict=True):
-                    writer.add(meta, array[part])
+                    writer.add(meta, turned[part])
+            written.tensors[name] = described.result()
         assert next(source, None) is None, "more tensors than planned"
         written.files.update({path.name: writer.finish() for path, writer in zip(paths, writers, strict=True)})
     files.write_json(directory / meta_params.FILE, params)

@@ -14,6 +14,7 @@ import contextlib
 import math
 import re
 from collections.abc import Iterable, Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -253,15 +254,10 @@ def open_model(directory: str | Path) -> Reader:
 
 
 class Writer:
-    """One PyTorch file that grows tensor by tensor; a context that closes the file in any case.
-
-    Attributes:
-      tensors: dtype, shape and sha256 of each tensor written so far, as `safetensors_io.describe` gives them.
-    """
+    """One PyTorch file that grows tensor by tensor; a context that closes the file in any case."""
 
     def __init__(self, path: str | Path, plan: safetensors_io.Plan):
         """Begins the file with the description of all tensors in `plan`."""
-        self.tensors: dict[str, dict[str, Any]] = {}
         self._plan = plan
         self._archive = torch_zip.Writer(path)
         self._waiting = iter(enumerate(plan))
@@ -278,9 +274,7 @@ class Writer:
         assert name == wanted, f"{name} came where {wanted} was planned"
         dtype, shape = self._plan[name]
         assert (array.dtype, array.shape) == (safetensors_io.DTYPES[dtype], shape), f"{name} is not as planned"
-        array = np.asarray(array, order="C")
-        self._archive.add(f"data/{number}", array.reshape(-1).view(np.uint8).data)
-        self.tensors[name] = safetensors_io.describe(array)
+        self._archive.add(f"data/{number}", np.asarray(array, order="C").reshape(-1).view(np.uint8).data)
 
     def finish(self) -> dict[str, Any]:
         """Completes the file, when all tensors are in it; returns its `sha256` and `bytes`."""
@@ -304,7 +298,11 @@ def write(path: str | Path, plan: safetensors_io.Plan, tensors: Iterable[tuple[s
       tensors: (name, array) in the order of `plan`.
     """
     path = Path(path)
-    with Writer(path, plan) as writer:
+    written = safetensors_io.Written({}, {})
+    with Writer(path, plan) as writer, futures.ThreadPoolExecutor(1) as beside:
         for name, array in tensors:
+            described = beside.submit(safetensors_io.describe, array)
             writer.add(name, array)
-        return safetensors_io.Written({path.name: writer.finish()}, writer.tensors)
+            written.tensors[name] = described.result()
+        written.files[path.name] = writer.finish()
+    return written
