@@ -26,7 +26,7 @@ STORAGES = {
 """PyTorch's name of a storage -> the dtype of its numbers, as safetensors calls it."""
 
 MAX_DIMS = 64
-_MAX_STEPS = 1_000_000
+_MAX_STEPS = 400_000
 _MAX_NAME = 200
 _KEY = re.compile(r"[0-9]{1,20}")
 _MARK = object()
