@@ -134,7 +134,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.dictionaries(st.sampled_from([*BASE, "n_kv_heads", "rope_theta", "use_scaled_rope", "lora_args"]) | st.text(), ANYTHING))
 def test_any_values_are_read_or_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     try:
