@@ -154,7 +154,7 @@ def test_bombs_stay_small() -> None:
         b"N" + b"q\0h\0\x86" + b"".join(b"r" + struct.pack("<I", slot) + b"j" + struct.pack("<I", slot) + b"\x86" for slot in range(1, 500))
     )
     itself = b"]q\0h\0ah\0a"
-    began = time.perf_counter()
+    began = time.process_time()
     for code in (b")" + b"\x85" * 100_000, b"](" + b"]" * 100_000 + b"e", b"(" * 100_000, shared, itself):
         for tail in (b".", b"}b.", b"}" + made.text("a") + b"Ns\x86."):
             try:
@@ -165,7 +165,7 @@ def test_bombs_stay_small() -> None:
         parse(b"\x80\x02" + b"N" * 500_000 + b".")
     with pytest.raises(ValueError, match="used as a key"):
         parse(b"\x80\x02}" + shared + b"Ns.")
-    assert time.perf_counter() - began < 30
+    assert time.process_time() - began < 30
 
 
 def test_composed_pickles_describe_their_tensors() -> None:
