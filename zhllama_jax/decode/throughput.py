@@ -70,9 +70,7 @@ def measure(
     if not ids:
         raise ValueError("speed is measured on a text, and this one is empty")
     if prompt_tokens + new_tokens > config.context:
-        raise ValueError(
-            f"{prompt_tokens} prompt tokens and {new_tokens} new ones do not fit the model's context of {config.context}"
-        )
+        raise ValueError(f"{prompt_tokens} prompt tokens and {new_tokens} new ones do not fit the model's context of {config.context}")
     prompt = [tokenizer.bos_id, *(ids * -(-prompt_tokens // len(ids)))][:prompt_tokens]
     generation = config_lib.Generation(max_new_tokens=new_tokens, context=prompt_tokens + new_tokens, stop_ids=(), batch_size=rows)
     seconds = []
