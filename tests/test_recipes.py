@@ -19,7 +19,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from zhllama_jax.cli import flags, program, recipes
-from zhllama_jax.convert import extend, llama_hf, peft
+from zhllama_jax.convert import extend, host, llama_hf, peft, source
 from zhllama_jax.model import config as model_config
 from zhllama_jax.model import llama
 from zhllama_jax.tokenizer import merge, processor
@@ -222,7 +222,7 @@ def test_two_steps_on_a_shrunken_model(name: str, world: Path) -> None:
     former = made.adapters[:-1] if made.adapter in ("continue", "extend") else made.adapters
     assert result["adapters"] == [*former, f"runs/{name}/adapter"]
     left = peft.load(world / "runs" / name / "adapter")
-    assert left.vocab_size == llama_hf.load_config(world / made.model).vocab_size
+    assert left.vocab_size == source.load_config(world / made.model).vocab_size
     assert set(left.rows) == ({"embed_tokens", "lm_head"} if made.choice.trains_head else {"embed_tokens"})
     if left.lora_config is None:
         assert not made.choice.lora_targets
@@ -235,6 +235,6 @@ def test_two_steps_on_a_shrunken_model(name: str, world: Path) -> None:
 def test_what_a_chain_leaves_folds_into_a_model(name: str, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run(world, name)
     assert program.run(["merge", "--model", result["model"], "--adapter", *result["adapters"], "--output", f"folded_{name}"]) == 0
-    folded = llama_hf.load(world / f"folded_{name}")
+    folded = host.load(world / f"folded_{name}")
     assert folded.config.vocab_size == processor.Tokenizer.load(world / f"folded_{name}").vocab_size
     assert folded.prompt and folded.prompt.boundary == "faithful"

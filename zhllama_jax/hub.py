@@ -138,7 +138,7 @@ def resolve(name: str | Path, what: What, *, say: Say, look: Callable[[Path], ob
     """
     found = address(name := str(name))
     if os.path.exists(name):
-        if what != "tokenizer":
+        if what != "tokenizer" and not name.endswith(".gguf"):
             files.expect_folder(name, f"the folder of {_KINDS[what]}")
         if found is not None and _is_known(found):
             say(f"note: {name} is the folder here; for the one of the Hugging Face hub, which is in its cache, say {name}@main")

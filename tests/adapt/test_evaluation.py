@@ -8,14 +8,14 @@ import pytest
 
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import evaluation, places, progress, texts
-from zhllama_jax.convert import llama_hf, verify
+from zhllama_jax.convert import host, verify
 from zhllama_jax.eval import answers, likelihood, ngram
 from zhllama_jax.tokenizer import processor
 
 
 @pytest.mark.parametrize(("name", "directory"), [("tune", places.FINAL), ("pretrain", places.PRETRAINED), ("resized", places.RESIZED)])
 def test_a_point_s_figures_are_those_of_its_directory(done: Any, name: str, directory: str) -> None:
-    model = llama_hf.load(places.of(done.config, directory))
+    model = host.load(places.of(done.config, directory))
     tokenizer = processor.Tokenizer.load(places.of(done.config, directory))
     for text, held_out in evaluation.held_out(done.config).items():
         found = done.before[f"measure_{name}"]["texts"][text]

@@ -13,7 +13,7 @@ import pytest
 from zhllama_jax import tree
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import evaluation, places, texts, training
-from zhllama_jax.convert import fold, llama_hf
+from zhllama_jax.convert import fold, host, source
 from zhllama_jax.data import chat, instructions, store
 from zhllama_jax.demo import english
 from zhllama_jax.eval import likelihood
@@ -90,8 +90,8 @@ def test_the_exported_models_are_the_grown_one_with_its_adapters_folded(done: An
     assert done.before[name]["adapters"] == adapters
     resized = places.of(done.config, places.RESIZED)
     expected = tree.flatten(fold.load(resized, places.inside(done.config, adapters)).checkpoint.params)
-    found = tree.flatten(llama_hf.load(places.of(done.config, name)).params)
-    plain = tree.flatten(llama_hf.load(resized).params)
+    found = tree.flatten(host.load(places.of(done.config, name)).params)
+    plain = tree.flatten(host.load(resized).params)
     assert set(found) == set(expected)
     assert all(np.array_equal(np.asarray(found[path]), np.asarray(expected[path])) for path in expected)
     assert any(not np.array_equal(np.asarray(found[path]), np.asarray(plain[path])) for path in expected)
@@ -104,7 +104,7 @@ def test_the_baseline_gets_the_flops_of_the_pretraining_up_to_a_step(done: Any) 
     assert abs(figures["baseline"]["flops"] - budget) <= step
     last = done.config.trainings[1]
     assert figures["baseline"]["tokens"] == figures["baseline"]["steps"] * last.global_batch * done.config.sequence_length
-    base = llama_hf.load_config(places.base_model(done.config))
+    base = source.load_config(places.base_model(done.config))
     assert f"of {figures['baseline']['parameters']:,} parameters" in figures["baseline"]["table"]
     rules = figures["baseline"]["rules"]
     assert sum(rule["parameters"] for rule in rules) == figures["baseline"]["parameters"]
@@ -196,7 +196,7 @@ def test_what_stands_on_a_full_training_is_the_model_that_it_made(done: Any, tmp
         model, adapters = places.after(config, before[last])
         assert all(np.array_equal(found[path], leaf) for path, leaf in params(model, adapters).items())
         assert any(not np.array_equal(found[path], resized[path]) for path in found)
-        loaded, tokenizer = llama_hf.load(exported), processor.Tokenizer.load(exported)
+        loaded, tokenizer = host.load(exported), processor.Tokenizer.load(exported)
         held_out = evaluation.held_out(config)["chinese"]
         score = likelihood.score(loaded.config, {"params": loaded.params}, tokenizer, held_out, length=config.sequence_length)
         measured = evaluation.point(config, last, exported, before)["texts"]["chinese"]
@@ -212,7 +212,7 @@ def test_the_baseline_of_new_rows_trains_all_its_rows(done: Any, tmp_path: Path)
     folder = tmp_path / "run" / "steps" / "again"
     folder.mkdir()
     figures = training.baseline(config, [rows], folder, done.before)
-    base = llama_hf.load_config(places.base_model(config))
+    base = source.load_config(places.base_model(config))
     assert figures["trainable"] == 2 * base.vocab_size * base.hidden_size, "embedding and head"
     assert (figures["model"], figures["adapters"]) == ("steps/english/model", ["steps/again/adapter"])
 

@@ -10,7 +10,7 @@ import pytest
 from zhllama_jax import tree
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import places, texts, vocabulary
-from zhllama_jax.convert import llama_hf
+from zhllama_jax.convert import host
 from zhllama_jax.data import config as data_config
 from zhllama_jax.tokenizer import processor
 
@@ -59,7 +59,7 @@ def test_the_table_counts_the_held_out_texts(done: Any) -> None:
 
 
 def test_the_grown_model_keeps_the_base(done: Any) -> None:
-    old, new = llama_hf.load(places.base_model(done.config)), llama_hf.load(places.of(done.config, places.RESIZED))
+    old, new = host.load(places.base_model(done.config)), host.load(places.of(done.config, places.RESIZED))
     grown = tree.flatten(new.params)
     for path, leaf in tree.flatten(old.params).items():
         assert np.array_equal(np.asarray(grown[path]), np.asarray(leaf)), path

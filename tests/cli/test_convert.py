@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 
 from zhllama_jax.cli import program
-from zhllama_jax.convert import llama_hf, manifest
+from zhllama_jax.convert import host, llama_hf, manifest, source
 
 
 def test_another_cut_into_shards_keeps_every_bit(tuned_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["convert", "--input", str(tuned_model), "--output", str(tmp_path / "out"), "--to", "hf"]) == 0
     assert manifest.fingerprint(tmp_path / "out") == manifest.fingerprint(tuned_model)
-    assert llama_hf.load_prompt(tmp_path / "out") == manifest.Prompt("alpaca")
+    assert source.load_prompt(tmp_path / "out") == manifest.Prompt("alpaca")
     assert manifest.verify(tmp_path / "out") == []
     assert "fingerprint" in capsys.readouterr().out
 
 
 def test_another_dtype_is_rounded_once(base_model: Path, tmp_path: Path) -> None:
     assert program.run(["convert", "--input", str(base_model), "--output", str(tmp_path / "out"), "--dtype", "bfloat16"]) == 0
-    before, after = llama_hf.load(base_model, dtype="bfloat16"), llama_hf.load(tmp_path / "out")
+    before, after = host.load(base_model, dtype="bfloat16"), host.load(tmp_path / "out")
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, before.params, after.params)))
     assert after.history[-1] == {"step": "convert", "dtype": "bfloat16"}
 
@@ -69,7 +69,7 @@ def test_a_model_of_ours_is_replaced_when_told(base_model: Path, tmp_path: Path)
     assert program.run([*words, "float16"]) == 0
     assert program.run([*words, "bfloat16", "--overwrite"]) == 0
     assert manifest.fingerprint(tmp_path / "out") != manifest.fingerprint(base_model)
-    assert llama_hf.load(tmp_path / "out").history[-1] == {"step": "convert", "dtype": "bfloat16"}
+    assert host.load(tmp_path / "out").history[-1] == {"step": "convert", "dtype": "bfloat16"}
 
 
 def test_what_was_changed_gets_no_new_manifest(
@@ -106,7 +106,7 @@ def test_a_released_alpaca_is_told_its_template_and_chats(
 ) -> None:
     out = tmp_path / "out"
     assert program.run(["convert", "--input", str(released), "--output", str(out), "--template", "alpaca"]) == 0
-    assert llama_hf.load_prompt(out) == manifest.Prompt("alpaca", "faithful")
+    assert source.load_prompt(out) == manifest.Prompt("alpaca", "faithful")
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
     assert program.run(["chat", "--model", str(out), "--max_new_tokens", "2"]) == 0
     assert "error" not in capsys.readouterr().err

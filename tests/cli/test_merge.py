@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax.cli import program, ready
-from zhllama_jax.convert import llama_hf, manifest, peft
+from zhllama_jax.convert import host, manifest, peft, source
 from zhllama_jax.lora import adapters
 from zhllama_jax.lora import config as lora_config
 from zhllama_jax.tokenizer import processor
@@ -15,9 +15,9 @@ from zhllama_jax.tokenizer import processor
 
 def save_adapter(directory: Path, model: Path, seed: int, requires: tuple[str, ...] = ()) -> tuple[Path, str]:
     """An adapter with random factors for `model`, and its digest."""
-    config = llama_hf.load_config(model)
+    config = source.load_config(model)
     settings = lora_config.LoraConfig(rank=2)
-    lora = adapters.init(jax.random.key(seed), llama_hf.load(model).params, settings)
+    lora = adapters.init(jax.random.key(seed), host.load(model).params, settings)
     lora = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jax.random.normal(jax.random.key(seed), leaf.shape) if path[-1].key == "b" else leaf, lora
     )
@@ -58,7 +58,7 @@ def test_one_adapter_is_one(base_model: Path, stack: list[Path], tmp_path: Path,
     words = ["merge", "--model", str(base_model), "--adapter", str(stack[0]), "--output", str(tmp_path / "merged")]
     assert program.run([*words, "--template", "alpaca", "--boundary", "joined"]) == 0
     assert f"1 adapter folded into {base_model}" in capsys.readouterr().out
-    assert llama_hf.load_prompt(tmp_path / "merged") == manifest.Prompt("alpaca", "joined")
+    assert source.load_prompt(tmp_path / "merged") == manifest.Prompt("alpaca", "joined")
 
 
 def test_adapters_joined_by_a_comma_are_told_apart(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

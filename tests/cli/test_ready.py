@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax.cli import program, ready
-from zhllama_jax.convert import llama_hf
+from zhllama_jax.convert import host, llama_hf, source
 from zhllama_jax.model import config as model_config
 from zhllama_jax.model import resize
 from zhllama_jax.tokenizer import processor
@@ -42,7 +42,7 @@ def test_a_tokenizer_of_another_model_is_noticed(base_model: Path, chinese_piece
 
 def test_rows_without_a_piece_are_never_drawn(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A model padded to 352 rows whose spare rows would win every draw: it generates, and gives what the unpadded one does."""
-    base = llama_hf.load(base_model)
+    base = host.load(base_model)
     config = base.config.replace(vocab_size=352, base_vocab_size=None)
     params = dict(base.params)
     for name in model_config.MATRICES:
@@ -58,4 +58,4 @@ def test_rows_without_a_piece_are_never_drawn(base_model: Path, tmp_path: Path, 
     first, second = capsys.readouterr().out.splitlines()
     assert first == second
     assert program.run(["convert", "--input", str(tmp_path / "padded"), "--output", str(tmp_path / "out")]) == 0
-    assert llama_hf.load_config(tmp_path / "out").vocab_size == 352, "written again, the rows stay"
+    assert source.load_config(tmp_path / "out").vocab_size == 352, "written again, the rows stay"

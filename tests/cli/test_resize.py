@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax.cli import program
-from zhllama_jax.convert import llama_hf, safetensors_io
+from zhllama_jax.convert import safetensors_io, source
 from zhllama_jax.tokenizer import merge
 
 
@@ -20,7 +20,7 @@ def test_old_rows_stay_bit_for_bit(
     init: str, base_model: Path, merged_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert resize(base_model, merged_pieces, tmp_path / "grown", "--init", init) == 0
-    before, after = llama_hf.load_config(base_model), llama_hf.load_config(tmp_path / "grown")
+    before, after = source.load_config(base_model), source.load_config(tmp_path / "grown")
     assert (after.base_vocab_size, after.vocab_size > before.vocab_size) == (before.vocab_size, True)
     assert f"{before.vocab_size} rows grown to {after.vocab_size}" in capsys.readouterr().out
     with safetensors_io.open_model(base_model) as old, safetensors_io.open_model(tmp_path / "grown") as new:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from zhllama_jax.cli import program
-from zhllama_jax.convert import llama_hf
+from zhllama_jax.convert import source
 from zhllama_jax.tokenizer import processor
 
 
@@ -71,7 +71,7 @@ def test_a_training_file_names_its_model(base_model: Path, tmp_path: Path, capsy
     config = tmp_path / "train.yaml"
     config.write_text(EXPERIMENT.format(model=base_model, stage="sft"))
     found = last_line(f"--config {config}", capsys)
-    vocab_size = llama_hf.load_config(base_model).vocab_size
+    vocab_size = source.load_config(base_model).vocab_size
     assert found == last_line(f"--size micro --vocab_size {vocab_size} --stage sft --rank 4", capsys)
     overridden = last_line(f"--config {config} --stage embeddings", capsys)
     assert overridden == last_line(f"--size micro --vocab_size {vocab_size} --stage embeddings", capsys)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax import files, tree
-from zhllama_jax.convert import config_hf, extend, fold, llama_hf, manifest, peft
+from zhllama_jax.convert import config_hf, extend, fold, host, llama_hf, manifest, peft
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import resize
 from zhllama_jax.tokenizer import align, merge, processor
@@ -45,7 +45,7 @@ def test_old_rows_stay_and_new_ones_follow_the_rule(
     init: resize.Init, base: Path, tokenizer: processor.Tokenizer, merged: processor.Tokenizer, tmp_path: Path
 ) -> None:
     done = extend.run(base, merged, tmp_path / "grown", init=init, seed=3)
-    old, new = llama_hf.load(base), llama_hf.load(tmp_path / "grown")
+    old, new = host.load(base), host.load(tmp_path / "grown")
     assert (done.before, done.config) == (tokenizer.vocab_size, new.config)
     assert (new.config.base_vocab_size, new.config.vocab_size) == (tokenizer.vocab_size, merged.vocab_size)
     assert new.config.pad_token_id == merged.pad_id
@@ -72,7 +72,7 @@ def test_old_rows_stay_and_new_ones_follow_the_rule(
 
 def test_prompt_and_history_are_carried_over_and_the_step_is_noted(base: Path, merged: processor.Tokenizer, tmp_path: Path) -> None:
     done = extend.run(base, merged, tmp_path / "grown")
-    grown = llama_hf.load(tmp_path / "grown")
+    grown = host.load(tmp_path / "grown")
     assert grown.prompt == manifest.Prompt("alpaca")
     assert [step["step"] for step in grown.history] == ["train", "resize"]
     step = grown.history[-1]
@@ -103,7 +103,7 @@ def test_an_output_is_replaced_only_on_demand(base: Path, merged: processor.Toke
     with pytest.raises(ValueError, match="exists"):
         extend.run(base, merged, tmp_path / "grown", init="mean")
     extend.run(base, merged, tmp_path / "grown", init="mean", overwrite=True)
-    assert llama_hf.load(tmp_path / "grown").history[-1]["init"] == "mean"
+    assert host.load(tmp_path / "grown").history[-1]["init"] == "mean"
 
 
 def test_fewer_pieces_than_the_model_s_are_refused_with_both_numbers(base: Path, merged: processor.Tokenizer, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_rows_without_a_piece_give_way_to_new_ones(
         assert done.config.pad_token_id == merged.pad_id
         assert (done.before, done.unused) == (shape.vocab_size, shape.vocab_size - count)
         assert (done.config.vocab_size, done.config.base_vocab_size) == (merged.vocab_size, split or count)
-    ours, theirs = (llama_hf.load(tmp_path / name) for name in ("padded grown", "plain grown"))
+    ours, theirs = (host.load(tmp_path / name) for name in ("padded grown", "plain grown"))
     assert tree.flatten(ours.params).keys() == tree.flatten(theirs.params).keys()
     for path, leaf in tree.flatten(theirs.params).items():
         np.testing.assert_array_equal(tree.flatten(ours.params)[path], leaf, err_msg=path)
@@ -151,10 +151,10 @@ def test_new_pieces_may_be_fewer_than_the_rows_that_give_way(
     last = shape.vocab_size - 1
     generation = {"temperature": 0.7, "eos_token_id": [2, 13, tokenizer.vocab_size, last]}
     llama_hf.save(tmp_path / "padded", config=shape, params=make_params(shape), tokenizer=tokenizer, generation=generation)
-    assert llama_hf.load(tmp_path / "padded").generation["eos_token_id"] == [2, 13, tokenizer.vocab_size, last]
+    assert host.load(tmp_path / "padded").generation["eos_token_id"] == [2, 13, tokenizer.vocab_size, last]
     done = extend.run(tmp_path / "padded", merged, tmp_path / "grown")
     assert (done.before, done.config.vocab_size) == (shape.vocab_size, merged.vocab_size)
-    assert llama_hf.load(tmp_path / "grown").generation["eos_token_id"] == [2, 13]
+    assert host.load(tmp_path / "grown").generation["eos_token_id"] == [2, 13]
 
 
 def test_a_row_without_a_piece_that_ends_texts_is_no_padding(
@@ -182,7 +182,7 @@ def test_a_taken_output_is_found_before_the_weights_are_read(base: Path, merged:
 @pytest.fixture
 def trained(base: Path, tokenizer: processor.Tokenizer, tmp_path: Path) -> Path:
     """An adapter of the small model: other rows of the embedding."""
-    old = llama_hf.load(base)
+    old = host.load(base)
     rows = {"embed_tokens": {"base": np.asarray(old.params["embed_tokens"]["base"], np.float32) + 1}}
     peft.save(
         tmp_path / "adapter",
@@ -199,7 +199,7 @@ def trained(base: Path, tokenizer: processor.Tokenizer, tmp_path: Path) -> Path:
 
 def test_adapters_of_the_smaller_model_fit_the_grown_one(base: Path, trained: Path, merged: processor.Tokenizer, tmp_path: Path) -> None:
     grown = extend.run(base, merged, tmp_path / "grown").config
-    before = llama_hf.load(tmp_path / "grown").params["embed_tokens"]
+    before = host.load(tmp_path / "grown").params["embed_tokens"]
     found = fold.load(tmp_path / "grown", [trained])
     assert found.tokenizer.sha256 == merged.sha256, "the adapter's own has too few pieces"
     after = found.checkpoint.params["embed_tokens"]
@@ -208,7 +208,7 @@ def test_adapters_of_the_smaller_model_fit_the_grown_one(base: Path, trained: Pa
     assert any("was trained before" in note and "grew to" in note for note in found.checkpoint.notes)
     merge_notes = fold.merge(tmp_path / "grown", [trained], tmp_path / "folded").notes
     assert any("grew to" in note for note in merge_notes)
-    np.testing.assert_array_equal(llama_hf.load(tmp_path / "folded").params["embed_tokens"]["base"], after["base"])
+    np.testing.assert_array_equal(host.load(tmp_path / "folded").params["embed_tokens"]["base"], after["base"])
 
 
 def test_a_model_that_changed_after_it_grew_takes_none_of_them(

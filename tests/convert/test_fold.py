@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 from zhllama_jax import tree
-from zhllama_jax.convert import fold, llama_hf, manifest, peft, safetensors_io
+from zhllama_jax.convert import fold, host, llama_hf, manifest, peft, safetensors_io, source, stack
 from zhllama_jax.lora import config as lora_config_lib
 from zhllama_jax.lora import merge
 from zhllama_jax.model import config as config_lib
@@ -115,7 +115,7 @@ def test_streamed_is_in_memory_is_the_library_s(
 
     merged = fold.merge(world.base, world.adapters, tmp_path / "streamed", shard_bytes=30_000)
     assert merged.notes == []
-    streamed, loaded = llama_hf.load(tmp_path / "streamed"), fold.load(world.base, world.adapters)
+    streamed, loaded = host.load(tmp_path / "streamed"), fold.load(world.base, world.adapters)
     for path, leaf in tree.flatten(expected).items():
         assert bits(tree.flatten(streamed.params)[path]) == bits(leaf), path
         assert bits(tree.flatten(loaded.checkpoint.params)[path]) == bits(leaf), path
@@ -136,7 +136,7 @@ def test_result_is_rounded_once(world: World, tmp_path: Path, dtype: str) -> Non
     target = llama_hf.parse_dtype(dtype)
     widened = jax.tree.map(lambda leaf: leaf.astype(np.float32), world.params)
     exact = merge.fold(widened, *world.loras[1:])["layers"]["self_attn"]["q_proj"]["kernel"]
-    for found in (llama_hf.load(tmp_path / "m").params, fold.load(world.base, world.adapters, dtype=dtype).checkpoint.params):
+    for found in (host.load(tmp_path / "m").params, fold.load(world.base, world.adapters, dtype=dtype).checkpoint.params):
         assert {leaf.dtype for leaf in tree.flatten(found).values()} == {target}
         assert bits(found["layers"]["self_attn"]["q_proj"]["kernel"]) == bits(np.asarray(exact).astype(target))
     plain = {path: leaf for path, leaf in tree.flatten(world.params["layers"]["self_attn"]["q_proj"]).items()}["kernel"]
@@ -205,13 +205,13 @@ def test_an_adapter_that_another_went_on_with_is_to_be_left_out(world: World, tm
     )
     one, two, three = world.adapters
     message = f"{tuned} was trained on top of {one}, not of {one} and {two}: leave out {two}, whose training it went on with"
-    with pytest.raises(fold.Mismatch, match=re.escape(message)) as refused:
+    with pytest.raises(stack.Mismatch, match=re.escape(message)) as refused:
         fold.merge(world.base, [one, two, tuned], tmp_path / "m")
     assert "force" not in str(refused.value) and first.digest[:12] not in str(refused.value)
     fold.merge(world.base, [one, tuned], tmp_path / "m")
-    with pytest.raises(fold.Mismatch, match=re.escape(f"an adapter that is not given ({first.digest[:12]}) and an adapter")):
+    with pytest.raises(stack.Mismatch, match=re.escape(f"an adapter that is not given ({first.digest[:12]}) and an adapter")):
         fold.merge(world.base, [three], tmp_path / "n")
-    with pytest.raises(fold.Mismatch) as refused:
+    with pytest.raises(stack.Mismatch) as refused:
         fold.merge(world.base, [two, one], tmp_path / "n")
     assert f"{two} was trained on top of {one}, not of the base alone" in str(refused.value)
     assert "leave out" not in str(refused.value), "the first is part of no other"
@@ -297,7 +297,7 @@ def test_released_adapters_are_ordered_by_their_vocabularies(world: World, tmp_p
     """As llama-lora (49,953 rows) comes before alpaca-lora (49,954): the second's rows stand in the place of the first's."""
     llama, alpaca = (released(world.adapters[0], tmp_path / name, config.vocab_size - less) for name, less in (("llama", 1), ("alpaca", 0)))
     told = f"{llama} is for a vocabulary of 339 and comes after {alpaca}, for one of 340: vocabularies grow in training, so it comes before"
-    with pytest.raises(fold.Mismatch, match=re.escape(told)):
+    with pytest.raises(stack.Mismatch, match=re.escape(told)):
         fold.merge(world.base, [alpaca, llama], tmp_path / "m")
     assert told in fold.merge(world.base, [alpaca, llama], tmp_path / "m", force=True).notes
     assert not any("vocabularies" in note for note in fold.merge(world.base, [llama, alpaca], tmp_path / "n").notes)
@@ -313,10 +313,10 @@ def test_a_tokenizer_tells_the_vocabulary_of_factors_alone(
     (directories[2] / "tokenizer.model").unlink()
     small, large, unknown = map(peft.load, directories)
     assert small.rows == {}
-    config = llama_hf.load_config(world.base)
+    config = source.load_config(world.base)
     told = "is for a vocabulary of 340 and comes after"
-    assert any(told in note for note in fold.check(config, [large, small], fingerprint=None, base=world.base, force=True))
-    assert not any(told in note for note in fold.check(config, [small, unknown, large], fingerprint=None, base=world.base, force=True))
+    assert any(told in note for note in stack.check(config, [large, small], fingerprint=None, base=world.base, force=True))
+    assert not any(told in note for note in stack.check(config, [small, unknown, large], fingerprint=None, base=world.base, force=True))
 
 
 def test_a_released_model_is_told_how_it_was_asked(world: World, tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_a_released_model_is_told_how_it_was_asked(world: World, tmp_path: Path)
     (base / "training_args.bin").write_text("pickle")
     assert fold.merge(base, [bare], tmp_path / "m").manifest["prompt"] is None
     merged = fold.merge(base, [bare], tmp_path / "n", template="alpaca")
-    assert llama_hf.load_prompt(tmp_path / "n") == manifest.Prompt("alpaca", "faithful", "open")
+    assert source.load_prompt(tmp_path / "n") == manifest.Prompt("alpaca", "faithful", "open")
     assert (tmp_path / "n" / "chat_template.jinja").is_file()
     assert (tmp_path / "n" / "LICENSE").read_text() == "You may." and "LICENSE" in merged.manifest["files"]
     assert "left out of what is written: training_args.bin" in merged.notes
@@ -341,6 +341,6 @@ def test_smaller_foreign_rows_are_placed_and_noted(world: World, tmp_path: Path,
     safetensors.numpy.save_file(tensors, path)
     merged = fold.merge(world.base, [tmp_path / "adapter"], tmp_path / "m")
     assert f"{config.vocab_size - 5:,} rows of embed_tokens" in " ".join(merged.notes)
-    found = llama_hf.load(tmp_path / "m").params["lm_head"]["extension"]
+    found = host.load(tmp_path / "m").params["lm_head"]["extension"]
     assert bits(found[35:40]) == bits(world.params["lm_head"]["extension"][35:40])
     assert bits(found[:35]) == bits(world.rows[0]["lm_head"]["extension"][:35].astype(found.dtype))

@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from tests.reference import transformers_llama
 from zhllama_jax import tree
-from zhllama_jax.convert import llama_hf, manifest, safetensors_io
+from zhllama_jax.convert import host, llama_hf, manifest, safetensors_io, source
 from zhllama_jax.decode import config as decode_config
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import llama
@@ -44,13 +44,13 @@ def test_round_trip_keeps_every_bit(
     history = [{"step": "resize", "init": "mean"}]
     llama_hf.save(tmp_path / "m", config=config, params=params, tokenizer=tokenizer, prompt=prompt, history=history, shard_bytes=9_000)
     assert len(list((tmp_path / "m").glob("*.safetensors"))) > 3
-    loaded = llama_hf.load(tmp_path / "m")
+    loaded = host.load(tmp_path / "m")
     assert (loaded.config, loaded.prompt, loaded.history, loaded.notes) == (config, prompt, history, [])
     assert loaded.generation | llama_hf.PAPER_GENERATION == loaded.generation
     assert_equal_trees(loaded.params, params)
     assert manifest.verify(tmp_path / "m") == []
-    assert llama_hf.load_config(tmp_path / "m") == config
-    assert llama_hf.load_prompt(tmp_path / "m") == prompt
+    assert source.load_config(tmp_path / "m") == config
+    assert source.load_prompt(tmp_path / "m") == prompt
     assert processor.Tokenizer.load(tmp_path / "m").sha256 == tokenizer.sha256
     page = (tmp_path / "m" / "README.md").read_text()
     assert "1. resize: init mean" in page
@@ -76,7 +76,7 @@ def test_paper_values_are_those_of_decode() -> None:
 def test_decoding_values_are_kept(tmp_path: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: Any) -> None:
     silent = {"_from_model_config": True, "transformers_version": "5.0", "max_length": 100}
     llama_hf.save(tmp_path / "a", config=config, params=params, tokenizer=tokenizer, generation=silent)
-    assert llama_hf.load(tmp_path / "a").generation == {
+    assert host.load(tmp_path / "a").generation == {
         "max_length": 100,
         "bos_token_id": 1,
         "eos_token_id": 2,
@@ -84,12 +84,12 @@ def test_decoding_values_are_kept(tmp_path: Path, config: config_lib.LlamaConfig
     }
     llama_hf.save(tmp_path / "b", config=config, params=params, tokenizer=tokenizer, generation={"temperature": 0.7})
     kept = {"temperature": 0.7, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
-    assert llama_hf.load(tmp_path / "b").generation == llama_hf.load_generation(tmp_path / "b") == kept
+    assert host.load(tmp_path / "b").generation == llama_hf.load_generation(tmp_path / "b") == kept
     assert llama_hf.with_sampling({"temperature": 0.7}) == {"temperature": 0.7}
     assert llama_hf.with_sampling({"max_length": 100}) == {"max_length": 100, **llama_hf.PAPER_GENERATION}
     (tmp_path / "b" / llama_hf.GENERATION).write_text("[]")
     with pytest.raises(ValueError, match="holds no object"):
-        llama_hf.load(tmp_path / "b")
+        host.load(tmp_path / "b")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_several_ends_of_a_text_are_kept_with_the_tokenizer_s(
 ) -> None:
     generation = {"temperature": 0.7, "eos_token_id": given}
     llama_hf.save(tmp_path / "a", config=config, params=params, tokenizer=tokenizer, generation=generation)
-    assert llama_hf.load(tmp_path / "a").generation["eos_token_id"] == kept
+    assert host.load(tmp_path / "a").generation["eos_token_id"] == kept
 
 
 HF_CONFIGS = {
@@ -130,7 +130,7 @@ def test_neutral_keys_and_rope_scaling_go_through_a_directory(
     kept = {"pretraining_tp": 2, "initializer_range": 0.01, "max_sequence_length": 77}
     scaled = transformers_llama.scaled(config, name)
     llama_hf.save(tmp_path / "m", config=scaled, params=make_params(scaled), tokenizer=tokenizer, kept=kept)
-    checkpoint = llama_hf.load(tmp_path / "m")
+    checkpoint = host.load(tmp_path / "m")
     assert checkpoint.config == scaled
     assert dict(checkpoint.kept) == {**kept, "attention_dropout": 0.0, "use_cache": True}
     theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "m")
@@ -145,13 +145,13 @@ def test_unknown_keys_need_leave(tmp_path: Path, config: config_lib.LlamaConfig,
     llama_hf.save(tmp_path / "m", config=config, params=params, tokenizer=tokenizer)
     path = tmp_path / "m" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "frobnicate": 1}))
-    for read in (llama_hf.load, llama_hf.load_config, llama_hf.read_config):
+    for read in (llama_hf.load, source.load_config, llama_hf.read_config):
         with pytest.raises(ValueError, match=r"frobnicate is unknown .*--allow_unknown_keys"):
             read(tmp_path / "m")
-    found = llama_hf.load(tmp_path / "m", allow_unknown=True)
+    found = host.load(tmp_path / "m", allow_unknown=True)
     assert found.config == config and len(found.notes) == 1 and "frobnicate" in found.notes[0]
     llama_hf.save(tmp_path / "n", config=config, params=found.params, tokenizer=tokenizer, kept=found.kept)
-    assert llama_hf.load(tmp_path / "n").notes == []
+    assert host.load(tmp_path / "n").notes == []
 
 
 def random_hf(torch: Any, transformers: Any, seed: int, **changes: Any) -> Any:
@@ -164,7 +164,7 @@ def random_hf(torch: Any, transformers: Any, seed: int, **changes: Any) -> Any:
     return model
 
 
-def our_logits(checkpoint: llama_hf.Checkpoint, tokens_BT: Any) -> np.ndarray:
+def our_logits(checkpoint: host.Checkpoint, tokens_BT: Any) -> np.ndarray:
     @jax.jit
     def forward(params: Any, tokens_BT: Any) -> Any:
         x_BTD, _ = llama.hidden_states(checkpoint.config, {"params": params}, tokens_BT)
@@ -182,7 +182,7 @@ def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     tokens_BT = np.random.default_rng(0).integers(0, 301, (2, 23))
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens_BT)).logits.numpy()
-    checkpoint = llama_hf.load(tmp_path)
+    checkpoint = host.load(tmp_path)
     assert np.abs(expected).max() > 1
     np.testing.assert_allclose(our_logits(checkpoint, tokens_BT), expected, atol=1e-5)
 
@@ -199,7 +199,7 @@ def test_there_and_back_through_transformers(
     theirs = random_hf(torch, transformers, 1, num_key_value_heads=2, tie_word_embeddings=tied)
     theirs.resize_token_embeddings(size)
     theirs.to(getattr(torch, dtype)).save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
-    checkpoint = llama_hf.load(tmp_path / "theirs")
+    checkpoint = host.load(tmp_path / "theirs")
     llama_hf.save(tmp_path / "ours", config=checkpoint.config, params=checkpoint.params, tokenizer=padded_tokenizer, shard_bytes=20_000)
     back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype="auto")
     assert str(back.dtype) == f"torch.{dtype}"
@@ -230,12 +230,12 @@ def test_numbers_beyond_float16_are_refused() -> None:
 
 def test_load_casts_on_demand(tmp_path: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: processor.Tokenizer) -> None:
     llama_hf.save(tmp_path / "m", config=config, params=params, tokenizer=tokenizer, dtype="bfloat16")
-    leaves = tree.flatten(llama_hf.load(tmp_path / "m", dtype="float32").params)
+    leaves = tree.flatten(host.load(tmp_path / "m", dtype="float32").params)
     for path, leaf in tree.flatten(params).items():
         assert leaves[path].dtype == np.float32
         np.testing.assert_array_equal(leaves[path], leaf.astype(ml_dtypes.bfloat16).astype(np.float32))
     with pytest.raises(ValueError, match="dtype must be one of"):
-        llama_hf.load(tmp_path / "m", dtype="float8")
+        host.load(tmp_path / "m", dtype="float8")
 
 
 def test_mixed_dtypes_are_read_as_float32_and_not_written_unasked(
@@ -247,7 +247,7 @@ def test_mixed_dtypes_are_read_as_float32_and_not_written_unasked(
     tensors["model.layers.0.mlp.up_proj.weight"] = tensors["model.layers.0.mlp.up_proj.weight"].astype(np.float16)
     safetensors.numpy.save_file(tensors, path)
     (tmp_path / "m" / manifest.FILE).unlink()
-    loaded = llama_hf.load(tmp_path / "m")
+    loaded = host.load(tmp_path / "m")
     assert {leaf.dtype for leaf in tree.flatten(loaded.params).values()} == {np.dtype(np.float32)}
     assert "read as float32" in loaded.notes[0]
     mixed = {**params, "norm": {"weight": params["norm"]["weight"].astype(np.float16)}}
@@ -267,8 +267,8 @@ def test_numbers_that_are_none_are_refused_by_name(
     tensors[name][2, 3], tensors[name][4, 5] = np.nan, np.inf
     safetensors.numpy.save_file(tensors, path)
     with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: {re.escape(name)} holds 2 of 2,816 numbers that are NaN or infinite"):
-        llama_hf.load(tmp_path / "m")
-    assert llama_hf.load(tmp_path / "m", as_found=True).config == config
+        host.load(tmp_path / "m")
+    assert host.load(tmp_path / "m", as_found=True).config == config
 
 
 def test_tied_head_may_be_stored_if_it_is_equal(
@@ -281,11 +281,11 @@ def test_tied_head_may_be_stored_if_it_is_equal(
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     safetensors.numpy.save_file(tensors, path)
     (tmp_path / "m" / manifest.FILE).unlink()
-    assert "lm_head" not in llama_hf.load(tmp_path / "m").params
+    assert "lm_head" not in host.load(tmp_path / "m").params
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
     safetensors.numpy.save_file(tensors, path)
     with pytest.raises(ValueError, match=r"lm_head\.weight is there although"):
-        llama_hf.load(tmp_path / "m")
+        host.load(tmp_path / "m")
 
 
 def test_tokenizer_must_fit(tmp_path: Path, config: config_lib.LlamaConfig, params: Any, padded_tokenizer: processor.Tokenizer) -> None:
@@ -315,19 +315,19 @@ def test_other_directories_are_explained(
     tmp_path: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: processor.Tokenizer
 ) -> None:
     with pytest.raises(FileNotFoundError, match="expected a Hugging Face model directory"):
-        llama_hf.load(tmp_path / "absent")
+        host.load(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=r"config\.json not found"):
-        llama_hf.load(tmp_path)
+        host.load(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="is an adapter, not a model"):
-        llama_hf.load(tmp_path)
+        host.load(tmp_path)
     llama_hf.save(tmp_path / "m", config=config, params=params, tokenizer=tokenizer)
     (tmp_path / "m" / "tokenizer.model").unlink()
     with pytest.raises(ValueError, match="SentencePiece tokenizer is the scope"):
-        llama_hf.load(tmp_path / "m")
+        host.load(tmp_path / "m")
     config_path = tmp_path / "m" / "config.json"
     config_path.write_text(json.dumps({**json.loads(config_path.read_text()), "vocab_size": config.vocab_size + 1}))
     (tmp_path / "m" / "tokenizer.json").unlink()
     (tmp_path / "m" / manifest.FILE).unlink()
     with pytest.raises(ValueError, match=r"model\.embed_tokens\.weight has shape"):
-        llama_hf.load(tmp_path / "m")
+        host.load(tmp_path / "m")

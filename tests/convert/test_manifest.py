@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import safetensors.numpy
 
-from zhllama_jax.convert import llama_hf, manifest, safetensors_io
+from zhllama_jax.convert import host, llama_hf, manifest, safetensors_io, source
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.tokenizer import processor
 
@@ -50,23 +50,23 @@ def test_what_was_changed_is_not_read(directory: Path) -> None:
     """Weights by tensor, as they are read; configuration and tokenizer before. What decides no number is the user's to change."""
     (directory / "generation_config.json").write_text("{}")
     (directory / "README.md").unlink()
-    llama_hf.load(directory)
+    host.load(directory)
     shard = sorted(directory.glob("*.safetensors"))[1]
     name = list(safetensors_io.header(shard))[-1]
     for path, told in ((shard, f"{shard}: {name}"), (directory / "config.json", str(directory / "config.json"))):
         before = path.read_bytes()
         path.write_bytes(before.replace(b"1e-06", b"1e-05") if path.suffix == ".json" else before[:-1] + bytes([before[-1] ^ 1]))
         with pytest.raises(ValueError, match=re.escape(f"{told} is not what zhllama.json beside it records")) as refused:
-            llama_hf.load(directory)
+            host.load(directory)
         assert f"`zhllama verify --left {directory}`" in str(refused.value)
-        assert llama_hf.load(directory, as_found=True).fingerprint is None
+        assert host.load(directory, as_found=True).fingerprint is None
         path.write_bytes(before)
     with (directory / "tokenizer.model").open("ab") as file:
         file.write(bytes([0x9A, 0x06, 0x00]))  # an empty field of protobuf that nothing reads
     with pytest.raises(ValueError, match=r"tokenizer\.model is not what"):
-        llama_hf.load(directory)
+        host.load(directory)
     (directory / manifest.FILE).unlink()
-    assert llama_hf.load(directory).prompt is None, "without the manifest it is taken as it is"
+    assert host.load(directory).prompt is None, "without the manifest it is taken as it is"
 
 
 def test_other_shards_of_the_same_numbers_are_read(directory: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_other_shards_of_the_same_numbers_are_read(directory: Path, tmp_path: Pa
     safetensors.numpy.save_file(numbers, directory / safetensors_io.SINGLE)
     recorded = manifest.read(directory, "model")
     assert recorded is not None
-    assert llama_hf.load(directory, digest=True).fingerprint == recorded["fingerprint"]
+    assert host.load(directory, digest=True).fingerprint == recorded["fingerprint"]
 
 
 def test_swapped_shards_of_one_size_are_found(
@@ -148,7 +148,7 @@ def test_forged_fingerprint_is_found(directory: Path) -> None:
 def test_malformed_prompt_is_refused(directory: Path, prompt: Any) -> None:
     edit(directory, prompt=prompt)
     with pytest.raises(ValueError, match="prompt must have template and boundary"):
-        llama_hf.load_prompt(directory)
+        source.load_prompt(directory)
 
 
 def test_fingerprint_is_of_the_tensors_not_the_files(

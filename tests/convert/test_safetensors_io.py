@@ -265,20 +265,3 @@ def test_numbers_that_are_none_are_counted(dtype: str) -> None:
     large = np.ones((1200, 1001), kind)
     large[0, 3], large[-1, -1], large[700, 7] = np.nan, -np.inf, np.inf
     assert safetensors_io.not_finite(large) == safetensors_io.not_finite(large.T) == 3
-
-
-def test_who_looks_sees_a_tensor_first_and_may_refuse_it(tmp_path: Path) -> None:
-    safetensors.numpy.save_file({"a": np.zeros(2, np.float32), "b": np.ones(3, np.float32)}, tmp_path / "m.safetensors")
-    seen = []
-
-    def look(path: Path, name: str, array: np.ndarray) -> None:
-        seen.append((path.name, name, array.shape))
-        if name == "b":
-            raise ValueError("not this one")
-
-    with safetensors_io.Reader([tmp_path / "m.safetensors"]) as reader:
-        reader.look = look
-        reader.read("a")
-        with pytest.raises(ValueError, match="not this one"):
-            reader.read("b")
-    assert seen == [("m.safetensors", "a", (2,)), ("m.safetensors", "b", (3,))]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax import files
-from zhllama_jax.convert import config_hf, llama_hf, manifest, vocabulary
+from zhllama_jax.convert import config_hf, host, llama_hf, manifest, source, vocabulary
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import llama, resize
 from zhllama_jax.tokenizer import processor
@@ -25,7 +25,7 @@ def padded(tmp_path: Path, make_params: Callable[..., Any], tokenizer: processor
 
 
 def test_rows_without_a_piece_are_cut_off_and_the_others_stay(padded: Path, tokenizer: processor.Tokenizer) -> None:
-    before = llama_hf.load(padded)
+    before = host.load(padded)
     assert before.config.vocab_size == tokenizer.vocab_size + 16, "read as they are, so that they are written again"
     after = vocabulary.cut(before, vocabulary.load(padded, before.config))
     assert after.config == before.config.replace(vocab_size=tokenizer.vocab_size, base_vocab_size=tokenizer.vocab_size)
@@ -41,19 +41,19 @@ def test_rows_without_a_piece_are_cut_off_and_the_others_stay(padded: Path, toke
 
 def test_nothing_is_cut_where_every_row_has_its_piece(tmp_path: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: Any) -> None:
     llama_hf.save(tmp_path / "m", config=config, params=params, tokenizer=tokenizer)
-    loaded = llama_hf.load(tmp_path / "m")
+    loaded = host.load(tmp_path / "m")
     assert vocabulary.cut(loaded, vocabulary.load(tmp_path / "m", loaded.config)).config == config
 
 
 @pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id"])
 def test_a_row_that_begins_or_ends_texts_is_no_padding(padded: Path, tokenizer: processor.Tokenizer, name: str) -> None:
-    config = llama_hf.load_config(padded).replace(**{name: tokenizer.vocab_size + 1})
+    config = source.load_config(padded).replace(**{name: tokenizer.vocab_size + 1})
     files.write_json(padded / "config.json", config_hf.to_json(config, "float32"))
     (padded / manifest.FILE).unlink()
     with pytest.raises(ValueError, match=rf"and its {name} {tokenizer.vocab_size + 1} has no piece: give it the tokenizer\.model"):
         vocabulary.load(padded, config)
     with pytest.raises(ValueError, match="has no piece"):
-        vocabulary.cut(llama_hf.load(padded), tokenizer)
+        vocabulary.cut(host.load(padded), tokenizer)
 
 
 def test_more_rows_than_padding_has_are_another_tokenizer_s_pieces(
@@ -62,13 +62,13 @@ def test_more_rows_than_padding_has_are_another_tokenizer_s_pieces(
     config = config_lib.named("micro", vocab_size=tokenizer.vocab_size + vocabulary.PADDING + 1)
     llama_hf.save(tmp_path / "m", config=config, params=make_params(config), tokenizer=tokenizer)
     with pytest.raises(ValueError, match=r"1,025 more are no padding, so the tokenizer is another model's; copy the tokenizer\.model"):
-        vocabulary.cut(llama_hf.load(tmp_path / "m"), tokenizer)
+        vocabulary.cut(host.load(tmp_path / "m"), tokenizer)
 
 
 def test_a_tokenizer_that_is_not_there_or_not_the_model_s_is_told_with_what_to_do(
     padded: Path, padded_tokenizer: processor.Tokenizer
 ) -> None:
-    small = llama_hf.load_config(padded).replace(vocab_size=padded_tokenizer.vocab_size - 1, base_vocab_size=None)
+    small = source.load_config(padded).replace(vocab_size=padded_tokenizer.vocab_size - 1, base_vocab_size=None)
     (padded / "tokenizer.model").write_bytes(padded_tokenizer.serialized)
     command = re.escape(
         f"put the model's own back, and grow the model to a larger one with `zhllama resize --model {padded} --tokenizer MERGED"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax import tree
-from zhllama_jax.convert import llama_hf, manifest, peft
+from zhllama_jax.convert import host, manifest, peft
 from zhllama_jax.data import config as data_config
 from zhllama_jax.train import config, feed, guard, log, loop
 
@@ -32,7 +32,7 @@ def test_a_model_is_trained_from_random_weights(base) -> None:
     scores = [line["text"] for line in lines if line["kind"] == "validation"]
     assert len(scores) == 2 and scores[1]["bits_per_character"] < scores[0]["bits_per_character"]
     assert manifest.verify(base) == []
-    assert llama_hf.load(base).params["norm"]["weight"].dtype == np.float32, "tiny models stay float32"
+    assert host.load(base).params["norm"]["weight"].dtype == np.float32, "tiny models stay float32"
 
 
 def test_a_stage_leaves_an_adapter_and_its_base_alone(base, undisturbed) -> None:

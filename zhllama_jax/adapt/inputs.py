@@ -1,5 +1,6 @@
 """What a pipeline reads from outside: which files its names stand for, and a look at all of them before the first step."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 from zhllama_jax import hub, templates
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import training
-from zhllama_jax.convert import llama_hf
+from zhllama_jax.convert import llama_hf, source
 from zhllama_jax.data import config as data_config
 from zhllama_jax.data import documents, instructions
 from zhllama_jax.eval import answers
@@ -47,7 +48,7 @@ def base_files(config: config_lib.Adapt) -> list[str]:
     directory = config.base.model
     if hub.id_of(directory) is None:
         return [directory]
-    with llama_hf.open_weights(directory, llama_hf.load_config(directory)) as reader:
+    with contextlib.closing(llama_hf.open_weights(directory)) as reader:
         weights = {reader.file(name).name for name in reader.entries}
     present = [name for name in (*hub.MODEL_FILES, *sorted(weights)) if os.path.isfile(os.path.join(directory, name))]
     return [os.path.join(directory, name) for name in present]
@@ -94,7 +95,7 @@ def _check_base(config: config_lib.Adapt) -> None:
     if base.model is not None:
         if not os.path.exists(base.model):
             raise FileNotFoundError(f"{base.model} not found: {hub.absent('model')}")
-        shape = llama_hf.load_config(base.model)
+        shape = source.load_config(base.model)
         processor.Tokenizer.load(base.model)
     else:
         assert base.init is not None, "Base checks that a new base has its shape"

@@ -9,7 +9,7 @@ from typing import Any
 from zhllama_jax import tree
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import places, texts
-from zhllama_jax.convert import fold, llama_hf
+from zhllama_jax.convert import rewrite, source
 from zhllama_jax.data import account, build
 from zhllama_jax.model import config as model_config
 from zhllama_jax.tokenizer import processor
@@ -43,7 +43,7 @@ def baseline(config: config_lib.Adapt, trainings: Sequence[config_lib.Training],
     """
     budget = sum(before[training.name]["flops"] for training in trainings)
     last = dataclasses.replace(trainings[-1], stage=unextended(trainings[-1].stage))
-    per_token = _flops_per_token(config, last, llama_hf.load_config(places.base_model(config)))
+    per_token = _flops_per_token(config, last, source.load_config(places.base_model(config)))
     training = dataclasses.replace(last, name=places.BASELINE, adapter="fresh", tokens=round(budget / per_token), steps=None)
     return _run(config, training, model=str(places.base_model(config)), rows=places.OLD, folder=folder)
 
@@ -62,7 +62,7 @@ def _matches(rule: train_config.Rule, paths: Sequence[str]) -> bool:
 def export(config: config_lib.Adapt, last: str, folder: Path, before: Mapping[str, Any]) -> dict[str, Any]:
     """Folds the adapters that the step `last` left into the model that they stand on, once, accumulating in float32."""
     model, adapters = places.after(config, before[last])
-    fold.merge(model, adapters, folder, overwrite=True)
+    rewrite.run(model, folder, adapters=adapters, overwrite=True)
     return {name: before[last][name] for name in ("model", "adapters")}
 
 
@@ -112,7 +112,7 @@ def _run(
     """
     made = experiment(config, training, model=model, adapters=adapters, rows=rows, output=folder)
     result = loop.run(made)
-    shape = llama_hf.load_config(result["model"])
+    shape = source.load_config(result["model"])
     output, directory = Path(config.output), Path(result["model"])
     lines = log.read(folder)
     table = stages.table(training.stage, shape, training.lora)

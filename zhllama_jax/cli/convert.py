@@ -4,74 +4,72 @@ from pathlib import Path
 from typing import Literal
 
 from zhllama_jax import templates
-from zhllama_jax.cli import located, terminal
+from zhllama_jax.cli import located, rewritten, terminal
+
+Dtype = Literal["float32", "float16", "bfloat16", "q8_0", "q4_0"]
 
 
 def run(
     *,
     input: str,
     output: Path,
-    to: Literal["hf"] = "hf",
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    to: Literal["hf", "meta", "gguf", "peft"] = "hf",
+    dtype: Dtype | None = None,
     template: str | None = None,
     boundary: templates.Boundary | None = None,
+    pad_vocab_multiple: int = 1,
     shard_mib: int = 4096,
+    shards: int = 1,
+    even_shards: bool = False,
+    logits: bool = True,
+    allow_unknown_keys: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Writes a model directory anew: another dtype, other shards, complete files.
+    """Writes a model or an adapter in another format, dtype or cut, with a certificate of what was compared.
 
     Args:
-      input: Hugging Face directory of the model, or a hub id (owner/name, owner/name@revision).
+      input: what to read, recognised by itself: a directory in Hugging Face's or Meta's format, a .gguf file, an adapter, or a hub id
+        (owner/name, owner/name@revision).
       output: directory to write.
-      to: the format to write.
-      dtype: of the stored weights; the input's if left out.
+      to: the format to write: hf (Hugging Face), meta (params.json and consolidated.*.pth), gguf (llama.cpp, with an Ollama Modelfile),
+        peft (of an adapter only).
+      dtype: of the stored weights; the input's if left out; q8_0 and q4_0 for gguf only.
       template: what stood around instructions when the model was tuned, where its directory does not say: alpaca for released Alpacas.
       boundary: how an answer joined it: faithful (tokenised apart, as in the original) or joined; what is known, else faithful.
-      shard_mib: no file of weights is larger than so many MiB, unless a single tensor is.
+      pad_vocab_multiple: add zero rows until the vocabulary is a multiple of it; servers that cut it over devices want 64.
+      shard_mib: hf: no file of weights is larger than so many MiB, unless a single tensor is.
+      shards: meta: number of files.
+      even_shards: meta: refuse a vocabulary that the files cannot share evenly; else the last file has what is left over.
+      logits: compare logits too where numbers were changed, on 64 tokens, layer by layer.
+      allow_unknown_keys: pass over keys of config.json or params.json that nobody knows here, which may change the numbers.
       overwrite: replace a directory that zhllama wrote, at once when the new one is complete; an input is never replaced.
 
     Examples:
-      zhllama convert --input adapted --output adapted-bf16 --dtype bfloat16
+      zhllama convert --input llama-7b-meta --output llama-7b --dtype bfloat16
+      zhllama convert --input adapted --to gguf --dtype q8_0 --output adapted-gguf
       zhllama convert --input chinese-alpaca-hf --output chinese-alpaca --template alpaca
     """
     from zhllama_jax import files
-    from zhllama_jax.convert import carry, llama_hf, manifest, vocabulary
+    from zhllama_jax.convert import manifest, peft
 
-    if template is not None:
-        templates.named(template)
-    if shard_mib < 1:
-        raise ValueError(f"shard_mib must be at least 1, got {shard_mib}")
-    files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[input])
-    directory = located.model(input)
-    tokenizer = vocabulary.load(directory, llama_hf.load_config(directory))
-    prompt = manifest.told(llama_hf.load_prompt(directory), template, boundary)
-    carried = carry.find(directory, prompt, num_pieces=tokenizer.vocab_size)
-    checkpoint = llama_hf.load(directory, dtype=dtype)
-    for note in [*checkpoint.notes, *carried.notes]:
-        terminal.say(f"zhllama: note: {note}")
-    written = llama_hf.save(
+    if to == "peft":
+        files.free_directory(output, ours=manifest.adapter_files, overwrite=overwrite, inputs=[input])
+        done = peft.rewrite(located.either(input), output, overwrite=overwrite)
+        terminal.result(f"{output}: {len(done['tensors'])} tensors, digest {done['fingerprint'][:16]}")
+        terminal.then("merge", "--model", "MODEL", "--adapter", output, "--output", "merged")
+        return
+    rewritten.run(
+        input,
         output,
-        config=checkpoint.config,
-        params=checkpoint.params,
-        tokenizer=tokenizer,
-        prompt=prompt,
-        generation=checkpoint.generation,
-        history=[*checkpoint.history, {"step": "convert", "dtype": dtype or "as stored"} | ({"template": template} if template else {})],
-        carried=carried.files,
-        kept=checkpoint.kept,
-        shard_bytes=shard_mib << 20,
+        to=to,
+        dtype=dtype,
+        template=template,
+        boundary=boundary,
+        pad_vocab_multiple=pad_vocab_multiple,
+        shard_mib=shard_mib,
+        shards=shards,
+        even_shards=even_shards,
+        logits=logits,
+        allow_unknown_keys=allow_unknown_keys,
         overwrite=overwrite,
     )
-    terminal.result(f"{output}: {len(written['tensors'])} tensors, fingerprint {written['fingerprint'][:16]}")
-    if _dtypes(directory) == {entry["dtype"] for entry in written["tensors"].values()}:
-        terminal.then("verify", "--left", input, "--right", output)
-    else:  # rounded weights are not bit for bit the same
-        terminal.then("verify", "--left", output)
-
-
-def _dtypes(directory: Path) -> set[str]:
-    """The dtypes of a model's stored weights."""
-    from zhllama_jax.convert import names, safetensors_io
-
-    with safetensors_io.open_model(directory) as reader:
-        return {entry.dtype for name, entry in reader.entries.items() if not names.IGNORED.fullmatch(name)}

@@ -19,9 +19,9 @@ def model(name: str | Path, *, expects: train_config.Expected | None = None) -> 
     def look(directory: Path) -> None:
         _look(directory)
         if expects is not None:
-            from zhllama_jax.convert import llama_hf
+            from zhllama_jax.convert import source
 
-            expects.check(llama_hf.load_config(directory), where=str(name))
+            expects.check(source.load_config(directory), where=str(name))
 
     return hub.resolve(name, "model", say=terminal.say, look=look)
 
@@ -83,7 +83,7 @@ def pipeline(given: adapt_config.Adapt, *, weights: bool = True) -> adapt_config
 
 def _look(directory: Path) -> None:
     """Refuses another kind of model before its weights are fetched."""
-    from zhllama_jax.convert import llama_hf, tokenizer_hf
+    from zhllama_jax.convert import source, tokenizer_hf
 
-    llama_hf.load_config(directory)
+    source.load_config(directory)
     tokenizer_hf.require_sentencepiece(directory)

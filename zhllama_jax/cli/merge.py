@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from zhllama_jax import templates
-from zhllama_jax.cli import located, terminal
+from zhllama_jax.cli import convert, rewritten
 
 
 def run(
@@ -12,56 +12,59 @@ def run(
     model: str,
     adapter: list[str],
     output: Path,
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    to: Literal["hf", "meta", "gguf"] = "hf",
+    dtype: convert.Dtype | None = None,
     force: bool = False,
     template: str | None = None,
     boundary: templates.Boundary | None = None,
+    pad_vocab_multiple: int = 1,
     shard_mib: int = 4096,
+    shards: int = 1,
+    even_shards: bool = False,
+    logits: bool = True,
+    allow_unknown_keys: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Folds adapters into a model, in order, accumulating in float32.
+    """Folds adapters into a model, in order, accumulating in float32, and certifies the result.
+
+    A base with fewer rows than released adapters have is grown to the last one's tokenizer by itself.
 
     Args:
-      model: Hugging Face directory of the base, or a hub id (owner/name, owner/name@revision).
+      model: the base, recognised by itself: a directory in Hugging Face's or Meta's format, a .gguf file, or a hub id (owner/name,
+        owner/name@revision).
       adapter: adapter directories or hub ids, in the order in which they were trained.
       output: directory to write.
-      dtype: of the stored weights; the base's if left out.
+      to: the format to write: hf (Hugging Face), meta (params.json and consolidated.*.pth), gguf (llama.cpp, with an Ollama Modelfile).
+      dtype: of the stored weights; the base's if left out; q8_0 and q4_0 for gguf only.
       force: fold although base or order are not those of the training.
       template: what stood around instructions in training, where no adapter says: alpaca for released Alpacas.
       boundary: how an answer joined it: faithful (tokenised apart, as in the original) or joined; what is known, else faithful.
-      shard_mib: no file of weights is larger than so many MiB, unless a single tensor is.
+      pad_vocab_multiple: add zero rows until the vocabulary is a multiple of it; servers that cut it over devices want 64.
+      shard_mib: hf: no file of weights is larger than so many MiB, unless a single tensor is.
+      shards: meta: number of files.
+      even_shards: meta: refuse a vocabulary that the files cannot share evenly; else the last file has what is left over.
+      logits: compare logits too, on 64 tokens, layer by layer: adapters beside the base against the merged model.
+      allow_unknown_keys: pass over keys of config.json or params.json that nobody knows here, which may change the numbers.
       overwrite: replace a directory that zhllama wrote, at once when the new one is complete; an input is never replaced.
 
     Examples:
       zhllama merge --model llama-7b-zh --adapter runs/stage1/adapter runs/stage2/adapter --output adapted
-      zhllama merge --model llama-7b-49954 --adapter llama-lora alpaca-lora --output chinese-alpaca --template alpaca
+      zhllama merge --model llama-7b-meta --adapter llama-lora alpaca-lora --to gguf --dtype q8_0 --template alpaca --output alpaca-gguf
     """
-    from zhllama_jax import files
-    from zhllama_jax.convert import fold, manifest
-
-    if template is not None:
-        templates.named(template)
-    if shard_mib < 1:
-        raise ValueError(f"shard_mib must be at least 1, got {shard_mib}")
-    files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[model, *adapter])  # before anything is fetched
-    base, stack = located.model(model), located.adapters(adapter)
-    try:
-        merged = fold.merge(
-            base,
-            stack,
-            output,
-            dtype=dtype,
-            force=force,
-            template=template,
-            boundary=boundary,
-            shard_bytes=shard_mib << 20,
-            overwrite=overwrite,
-        )
-    except fold.Mismatch as error:
-        raise ValueError(f"{error}, or fold them all the same with --force") from None
-    for note in merged.notes:
-        terminal.say(f"zhllama: note: {note}")
-    terminal.result(
-        f"{output}: {len(adapter)} adapter{'s' * (len(adapter) > 1)} folded into {model}, fingerprint {merged.manifest['fingerprint'][:16]}"
+    rewritten.run(
+        model,
+        output,
+        adapters=adapter,
+        to=to,
+        dtype=dtype,
+        force=force,
+        template=template,
+        boundary=boundary,
+        pad_vocab_multiple=pad_vocab_multiple,
+        shard_mib=shard_mib,
+        shards=shards,
+        even_shards=even_shards,
+        logits=logits,
+        allow_unknown_keys=allow_unknown_keys,
+        overwrite=overwrite,
     )
-    terminal.then("generate", "--model", output, "--prompt", "TEXT")

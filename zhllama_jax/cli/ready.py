@@ -59,7 +59,7 @@ def load(model: str | Path, *, adapters: Sequence[str | Path] = (), dtype: Dtype
 
     Raises:
       FileNotFoundError: something is not there.
-      ValueError: the tokenizer is not the model's, or see `llama_hf.load`. The weights are read last.
+      ValueError: the tokenizer is not the model's, or see `host.load`. The weights are read last.
     """
     import jax
 

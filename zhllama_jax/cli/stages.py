@@ -43,7 +43,7 @@ def run(
       zhllama stages --size 13b --vocab_size 49953 --stage sft
       zhllama stages --config configs/small_cpu.yaml
     """
-    from zhllama_jax.convert import llama_hf
+    from zhllama_jax.convert import source
     from zhllama_jax.model import config as model_config
     from zhllama_jax.train import stages
 
@@ -51,7 +51,7 @@ def run(
         raise ValueError("a model, a named size and a file each say which shape to count: give one of --model, --size and --config")
     if experiment is None:
         if model is not None:
-            config = llama_hf.load_config(located.shape(model))
+            config = source.load_config(located.shape(model))
             config = config if vocab_size is None else _with_vocabulary(config, vocab_size)
         else:
             config = _with_vocabulary(model_config.named(size or "7b"), vocab_size or 49_953)
@@ -93,7 +93,7 @@ def _of_file(
 ) -> Iterator[tuple[str, train_config.Stage, train_config.Lora, "model_config.LlamaConfig"]]:
     """Name, stage, adapters' shape and model of each training that a file describes."""
     from zhllama_jax.adapt import places
-    from zhllama_jax.convert import llama_hf
+    from zhllama_jax.convert import source
     from zhllama_jax.tokenizer import processor
 
     if isinstance(experiment, train_config.Experiment):
@@ -105,7 +105,7 @@ def _of_file(
         experiment = located.experiment(experiment, weights=False)
         model = experiment.model
         if isinstance(model, str):
-            yield "experiment", experiment.choice, experiment.lora, llama_hf.load_config(model)
+            yield "experiment", experiment.choice, experiment.lora, source.load_config(model)
         else:
             pieces = processor.Tokenizer.load(model.tokenizer).vocab_size
             yield "experiment", experiment.choice, experiment.lora, model.init.llama(vocab_size=pieces)
@@ -122,10 +122,10 @@ def _of_file(
         config = base.init.llama(vocab_size=pieces)
         yield base.training.name, base.training.stage, base.training.lora, config
     else:
-        config = llama_hf.load_config(places.base_model(experiment))
+        config = source.load_config(places.base_model(experiment))
     grown = places.of(experiment, places.RESIZED)
     if grown.is_dir():
-        config = llama_hf.load_config(grown)
+        config = source.load_config(grown)
     else:
         terminal.say(
             f"zhllama: note: {grown} does not exist yet, so the base's vocabulary is counted; --vocab_size N counts N pieces instead"

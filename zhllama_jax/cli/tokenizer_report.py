@@ -37,7 +37,7 @@ def run(
       zhllama tokenizer report --base llama-7b --merged merged.model --text zh.txt --output report
     """
     from zhllama_jax import files
-    from zhllama_jax.convert import llama_hf
+    from zhllama_jax.convert import source
     from zhllama_jax.eval import tokenizer_html
     from zhllama_jax.model import config as model_config
     from zhllama_jax.tokenizer import analyse, draw, processor
@@ -47,7 +47,7 @@ def run(
         read = [path for paths in named.values() for path in paths]
         for name in ("report.html", "report.md", "report.json", "compression.png"):
             files.free_file(output / name, overwrite=overwrite, inputs=[base, merged, *([model] if model else []), *read])
-    config = llama_hf.load_config(located.shape(model)) if model else model_config.named(size)
+    config = source.load_config(located.shape(model)) if model else model_config.named(size)
     shape = analyse.Shape(
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,

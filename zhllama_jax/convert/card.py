@@ -24,8 +24,18 @@ def model(
     prompt: manifest.Prompt | None,
     history: Sequence[Mapping[str, Any]],
     carried: Collection[str] = (),
+    form: str = "hf",
+    weights: str = "",
 ) -> str:
-    """The page of a model directory; `carried` are names of files that came along as they were."""
+    """The page of a model directory.
+
+    Args:
+      name: the directory's name.
+      config, dtype, tokenizer, prompt, history: of the model.
+      carried: names of files that came along as they were.
+      form: the format, see `source.Format`.
+      weights: the first file of weights.
+    """
     heads = f"{config.num_attention_heads} heads"
     if config.num_kv_heads != config.num_attention_heads:
         heads += f" ({config.num_kv_heads} for keys and values)"
@@ -34,7 +44,7 @@ def model(
     if scaling is not None:
         context += f" (RoPE scaling of type {scaling.kind}, factor {scaling.factor:g})"
     return f"""---
-library_name: transformers
+{"library_name: transformers" if form == "hf" else "library_name: gguf" if form == "gguf" else "license: other"}
 pipeline_tag: text-generation
 ---
 
@@ -44,7 +54,7 @@ A LLaMA model, written by `zhllama`: {shape}, {context}, stored as {dtype}.
 
 ## Vocabulary
 
-{_vocabulary(config, tokenizer)}
+{_vocabulary(config, tokenizer, form)}
 
 ## Steps
 
@@ -52,7 +62,7 @@ A LLaMA model, written by `zhllama`: {shape}, {context}, stored as {dtype}.
 
 ## Use
 
-{_usage(name, prompt)}
+{_usage(name, prompt, form, weights)}
 
 `zhllama.json` holds the SHA-256 of every file and of every tensor.{_came_along(carried)}
 
@@ -107,13 +117,15 @@ A base with fewer rows is grown first: `zhllama resize --model {base} --tokenize
 {_LICENCE}"""
 
 
-def _vocabulary(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer) -> str:
+def _vocabulary(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer, form: str) -> str:
     lines = [f"{config.vocab_size:,} rows"]
     if config.extension_rows:
         lines[0] += f": the base model's {config.base_rows:,} and {config.extension_rows:,} new ones after them"
     if spare := config.vocab_size - tokenizer.vocab_size:
         lines[0] += f", of which the last {spare:,} belong to no piece"
     lines[0] += f". SentencePiece BPE (`tokenizer.model`, {tokenizer.vocab_size:,} pieces, sha256 `{tokenizer.sha256}`)."
+    if form != "hf":
+        return lines[0]
     tied = tokenizer_hf.tied_pieces(tokenizer)
     if tied:
         lines.append(
@@ -140,7 +152,7 @@ def _steps(history: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) or "None recorded."
 
 
-def _usage(name: str, prompt: manifest.Prompt | None) -> str:
+def _usage(name: str, prompt: manifest.Prompt | None, form: str, weights: str) -> str:
     if prompt is None or not templates.puts_text(prompt.template):
         lead = "It continues text: nothing is recorded of a tuning on instructions."
         if prompt is not None:
@@ -152,6 +164,15 @@ def _usage(name: str, prompt: manifest.Prompt | None) -> str:
             "messages = [{'role': 'user', 'content': text}]\n"
             "inputs = tokenizer.apply_chat_template(messages, return_tensors='pt', return_dict=True)"
         )
+    if form == "meta":
+        return f"{lead}\n\nWeights and `params.json` are in the format of Meta's release; `zhllama convert` and `zhllama generate` read it."
+    if form == "gguf":
+        return f"""{lead}
+
+```sh
+llama-cli -m {weights} -p "..."
+ollama create {name} -f Modelfile
+```"""
     return f"""{lead}
 
 ```sh

@@ -6,13 +6,14 @@ rows that have pieces, base and extension alike.
 Where none gave way, the step names the smaller model's fingerprint: adapters that were trained on that one fit the grown one too.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from zhllama_jax import files
-from zhllama_jax.convert import carry, llama_hf, manifest, vocabulary
+from zhllama_jax.convert import carry, certificate, llama_hf, manifest, source, view, vocabulary
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import resize
 from zhllama_jax.tokenizer import align, processor
@@ -58,41 +59,50 @@ def run(
       ValueError: the tokenizer does not extend the model's, there is nothing to add, or the output may not be written.
     """
     files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[model])
-    config = llama_hf.load_config(model)
-    old = vocabulary.load(model, config)
-    if tokenizer.vocab_size < old.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size:,} pieces, fewer than the {old.vocab_size:,} of the tokenizer of {model}: "
-            "rows with a piece are never removed, so give a tokenizer that was merged onto that one"
+    with source.Source(model, digest=True) as opened:
+        config = opened.config
+        old = vocabulary.load(model, config)
+        if tokenizer.vocab_size < old.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.vocab_size:,} pieces, fewer than the {old.vocab_size:,} of the tokenizer of {model}: "
+                "rows with a piece are never removed, so give a tokenizer that was merged onto that one"
+            )
+        unused = vocabulary.unused(config, old, model)
+        pieces = align.spell(old, tokenizer)
+        made = view.cut(view.stored(opened), old.vocab_size)
+        made = view.grown(made, pieces=pieces, init=init, pad_token_id=tokenizer.pad_id, key=jax.random.key(seed))
+        assert made.config.vocab_size == tokenizer.vocab_size, "one row for each piece"
+        if len(opened.dtypes) > 1:
+            made = view.cast(made, llama_hf.parse_dtype("float32"))
+        step: dict[str, Any] = {
+            "step": "resize",
+            "init": init,
+            "from": config.vocab_size,
+            "unused": unused,
+            "to": made.config.vocab_size,
+            "base_fingerprint": None,
+            "tokenizer_sha256": tokenizer.sha256,
+        }
+
+        def certify(folder: Path, written: Any) -> Mapping[str, Any]:
+            # Known only now that all tensors were read, and the manifest is written after this.
+            step["base_fingerprint"] = None if unused else opened.fingerprint()
+            return certificate.certify(folder, certificate.Proof(made, (), made.config, dtype, [dtype], logits=False))
+
+        carried = carry.find(model, opened.prompt, num_pieces=tokenizer.vocab_size)
+        dtype = opened.dtypes[0] if len(opened.dtypes) == 1 else "float32"
+        llama_hf.write(
+            output,
+            made.tensors(),
+            config=made.config,
+            dtype=dtype,
+            tokenizer=tokenizer,
+            prompt=opened.prompt,
+            generation=llama_hf.with_sampling(vocabulary.without_gone_ends(opened.generation, old.vocab_size)),
+            carried=carried.files,
+            history=[*opened.history, step],
+            kept=opened.kept,
+            certify=certify,
+            overwrite=overwrite,
         )
-    unused = config.vocab_size - old.vocab_size
-    pieces = align.spell(old, tokenizer)
-    checkpoint = llama_hf.load(model, digest=not unused)
-    smaller = vocabulary.cut(checkpoint, old)
-    grown, params = resize.grow(
-        smaller.config, smaller.params, pieces=pieces, init=init, pad_token_id=tokenizer.pad_id, key=jax.random.key(seed)
-    )
-    assert grown.vocab_size == tokenizer.vocab_size, "one row for each piece"
-    step = {
-        "step": "resize",
-        "init": init,
-        "from": checkpoint.config.vocab_size,
-        "unused": unused,
-        "to": grown.vocab_size,
-        "base_fingerprint": None if unused else checkpoint.fingerprint,
-        "tokenizer_sha256": tokenizer.sha256,
-    }
-    carried = carry.find(model, checkpoint.prompt, num_pieces=tokenizer.vocab_size)
-    llama_hf.save(
-        output,
-        config=grown,
-        params=params,
-        tokenizer=tokenizer,
-        prompt=checkpoint.prompt,
-        generation=llama_hf.with_sampling(smaller.generation),
-        carried=carried.files,
-        history=[*checkpoint.history, step],
-        kept=checkpoint.kept,
-        overwrite=overwrite,
-    )
-    return Extended(checkpoint.config.vocab_size, unused, grown, checkpoint.notes + carried.notes)
+        return Extended(config.vocab_size, unused, made.config, opened.notes + opened.reader.notes + carried.notes)

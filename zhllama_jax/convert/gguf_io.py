@@ -153,6 +153,11 @@ class Reader:
         """Shape of each tensor."""
         return {name: entry.shape for name, entry in self.entries.items()}
 
+    def file(self, name: str) -> Path:
+        """The file, which holds all tensors."""
+        assert name in self.entries, name
+        return self.path
+
     def read(self, name: str) -> np.ndarray:
         """One tensor's numbers: float32 where they are quantised, else in the stored dtype."""
         return rotary.halves(name, self._numbers(self.entries[name]), self.config)

@@ -6,14 +6,14 @@ rows are the original vocabulary's.
 """
 
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from zhllama_jax import arrays, files, tree
-from zhllama_jax.convert import card, config_hf, manifest, names, safetensors_io, tokenizer_hf
+from zhllama_jax import files, tree
+from zhllama_jax.convert import card, config_hf, manifest, names, readers, safetensors_io, tokenizer_hf, torch_io
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.tokenizer import processor
 
@@ -29,80 +29,15 @@ PAPER_GENERATION: Mapping[str, Any] = {
 }
 """The decoding values of the paper (Cui et al., 2023, arXiv 2304.08177, section 5)."""
 
+CERTIFICATE = "certificate.json"
+
+Certify = Callable[[Path, safetensors_io.Written], Mapping[str, Any]]
+"""Holds what was written into a folder against what was meant, and returns the certificate; raises ValueError where they differ."""
+
 _NOTED = ("_from_model_config", "transformers_version")  # what transformers notes about itself
 
-_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-
-
-class Checkpoint(NamedTuple):
-    """A model directory in memory.
-
-    Attributes:
-      config: the model's shape.
-      params: the weights in our layout, NumPy arrays on the host.
-      prompt: how instructions were put to it in training; None for a base model.
-      generation: `generation_config.json` as it stands, {} without one.
-      history: what was done to the model so far, from its manifest.
-      directory: where it was read.
-      notes: what is odd in the directory and harmless, as sentences.
-      fingerprint: of the weights that were read; None where that was not asked for.
-      kept: neutral keys of its `config.json` that the next one takes over.
-    """
-
-    config: config_lib.LlamaConfig
-    params: arrays.Tree
-    prompt: manifest.Prompt | None
-    generation: dict[str, Any]
-    history: list[dict[str, Any]]
-    directory: Path
-    notes: list[str]
-    fingerprint: str | None = None
-    kept: Mapping[str, Any] = config_hf.NOTHING
-
-
-def load(
-    directory: str | Path, *, dtype: str | None = None, digest: bool = False, as_found: bool = False, allow_unknown: bool = False
-) -> Checkpoint:
-    """Reads a model directory.
-
-    Args:
-      directory: holds `config.json` and safetensors.
-      dtype: "float32", "float16" or "bfloat16" for all weights; None keeps the stored one.
-      digest: make the fingerprint of what is read (about a second per gigabyte).
-      as_found: see `open_weights`.
-      allow_unknown: pass over keys of `config.json` that nobody knows, see `config_hf.read`.
-
-    Raises:
-      FileNotFoundError: something is not there.
-      ValueError: another kind of model or tokenizer, a setting that is not supported, tensors that do not fit the configuration, or see
-        `manifest.hold`.
-    """
-    directory = Path(directory)
-    config, notes, kept = read_config(directory, allow_unknown=allow_unknown)
-    if not tokenizer_hf.require_sentencepiece(directory):
-        notes.append(f"{directory} has no tokenizer")
-    contents = manifest.read(directory, "model")
-    with open_weights(directory, config, digest=digest, as_found=as_found) as reader:
-        target = parse_dtype(dtype) if dtype else _stored_dtype(reader, notes)
-        params = names.collect(config, lambda name: cast(name, reader.read(name), target))
-        fingerprint = manifest.fingerprint_by_reading(reader) if digest else None
-        notes += reader.notes
-    return Checkpoint(
-        config=config,
-        params=params,
-        prompt=manifest.prompt(contents),
-        generation=load_generation(directory),
-        history=contents["history"] if contents else [],
-        directory=directory,
-        notes=notes,
-        fingerprint=fingerprint,
-        kept=kept,
-    )
-
-
-def load_config(directory: str | Path) -> config_lib.LlamaConfig:
-    """The shape of the model in a directory, without its weights."""
-    return read_config(directory).config
+DTYPES: Mapping[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""What a weight may be, by NumPy's name; `safetensors_io.DTYPES` has the other side."""
 
 
 def read_config(directory: str | Path, *, allow_unknown: bool = False) -> config_hf.Contents:
@@ -132,37 +67,18 @@ def load_generation(directory: str | Path) -> dict[str, Any]:
     return value
 
 
-def load_prompt(directory: str | Path) -> manifest.Prompt | None:
-    """How instructions were put to the model of a directory; None for a base model."""
-    return manifest.prompt(manifest.read(directory, "model"))
-
-
-def open_weights(
-    directory: str | Path, config: config_lib.LlamaConfig, *, digest: bool = False, as_found: bool = False
-) -> safetensors_io.Reader:
-    """Opens a directory's weights after holding them against the configuration; as they are read they are held against the manifest.
-
-    Args:
-      directory: holds `config.json` and safetensors.
-      config: what it should hold.
-      digest: see `manifest.hold`.
-      as_found: read whatever is there, also what is not as the manifest says, and what are no numbers: to compare it.
+def open_weights(directory: str | Path) -> readers.Reader:
+    """Opens a directory's weights: safetensors, or PyTorch's files where there are none.
 
     Raises:
-      FileNotFoundError, ValueError: see `safetensors_io.open_model`, `manifest.hold` and `names.check`.
+      FileNotFoundError, ValueError: see `safetensors_io.open_model` and `torch_io.open_model`.
     """
-    reader = safetensors_io.open_model(directory)
-    try:
-        if not as_found:
-            manifest.hold(directory, "model", reader, beside=(CONFIG, tokenizer_hf.MODEL), digest=digest)
-        shapes = reader.shapes
-        if config.tie_word_embeddings and _ties(reader):
-            del shapes["lm_head.weight"]
-        names.check(config, shapes, where=str(directory))
-    except BaseException:
-        reader.close()
-        raise
-    return reader
+    directory = Path(directory)
+    files.expect_folder(directory, "a Hugging Face model directory")
+    pytorch = any((directory / name).is_file() for name in (torch_io.SINGLE, torch_io.INDEX))
+    if pytorch and not any(directory.glob("*.safetensors")):
+        return torch_io.open_model(directory)
+    return safetensors_io.open_model(directory)
 
 
 def save(
@@ -238,12 +154,16 @@ def write(
     carried: Mapping[str, bytes] = types.MappingProxyType({}),
     kept: Mapping[str, Any] = config_hf.NOTHING,
     shard_bytes: int = safetensors_io.SHARD_BYTES,
+    certify: Certify | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Writes a model directory from a stream of tensors in the order of `names.tensors`, already in `dtype`; see `save`."""
+    """Writes a model directory from a stream of tensors in the order of `names.tensors`, already in `dtype`; see `save`.
+
+    With `certify` its certificate stands in the directory, or nothing is written.
+    """
     check_tokenizer(config, tokenizer)
-    config = config.replace(bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
-    plan = {tensor.name: (_DTYPES[dtype], tensor.shape) for tensor in names.tensors(config)}
+    config = with_ids(config, tokenizer)
+    plan = {tensor.name: (DTYPES[dtype], tensor.shape) for tensor in names.tensors(config)}
     ends = [id_ for id_ in _ends(generation) if id_ < config.vocab_size]
     eos = ends if len(ends) > 1 and tokenizer.eos_id in ends else config.eos_token_id
     ids = {"bos_token_id": config.bos_token_id, "eos_token_id": eos, "pad_token_id": config.pad_token_id}
@@ -258,14 +178,30 @@ def write(
             Path(directory).name, config, dtype=dtype, tokenizer=tokenizer, prompt=prompt, history=history, carried=carried.keys()
         )
         files.atomic_write(folder / "README.md", page)
-        facts = {
-            "vocab_size": config.vocab_size,
-            "base_vocab_size": config.base_rows,
-            "tokenizer_sha256": tokenizer.sha256,
-            "prompt": prompt._asdict() if prompt else None,
-            "history": list(history),
-        }
-        return manifest.write(folder, kind="model", written=written, facts=facts)
+        if certify is not None:
+            files.write_json(folder / CERTIFICATE, certify(folder, written))
+        return manifest.write(folder, kind="model", written=written, facts=facts(config, tokenizer, prompt, history))
+
+
+def facts(
+    config: config_lib.LlamaConfig,
+    tokenizer: processor.Tokenizer,
+    prompt: manifest.Prompt | None,
+    history: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What a model's manifest says beside digests."""
+    return {
+        "vocab_size": config.vocab_size,
+        "base_vocab_size": config.base_rows,
+        "tokenizer_sha256": tokenizer.sha256,
+        "prompt": prompt._asdict() if prompt else None,
+        "history": list(history),
+    }
+
+
+def with_ids(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer) -> config_lib.LlamaConfig:
+    """The model's shape with its tokenizer's ids of BOS, EOS and padding."""
+    return config.replace(bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
 
 
 def check_tokenizer(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer) -> None:
@@ -284,9 +220,9 @@ def check_tokenizer(config: config_lib.LlamaConfig, tokenizer: processor.Tokeniz
 
 def parse_dtype(dtype: str) -> np.dtype:
     """The NumPy dtype of a name among "float32", "float16", "bfloat16"."""
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-    return safetensors_io.DTYPES[_DTYPES[dtype]]
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return safetensors_io.DTYPES[DTYPES[dtype]]
 
 
 def cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -314,20 +250,3 @@ def _ends(generation: Mapping[str, Any]) -> list[int]:
     """The ids that end a text where `generation_config.json` lists several."""
     value = generation.get("eos_token_id")
     return [id_ for id_ in value if type(id_) is int and id_ >= 0] if isinstance(value, list) else []
-
-
-def _stored_dtype(reader: safetensors_io.Reader, notes: list[str]) -> np.dtype:
-    """The one dtype of a directory's weights; float32 where there are several."""
-    found = {entry.dtype for name, entry in reader.entries.items() if not names.IGNORED.fullmatch(name)} & safetensors_io.DTYPES.keys()
-    if len(found) == 1:
-        return safetensors_io.DTYPES[found.pop()]
-    notes.append(f"the weights are stored as {', '.join(sorted(found))} and read as float32")
-    return safetensors_io.DTYPES["F32"]
-
-
-def _ties(reader: safetensors_io.Reader) -> bool:
-    """Whether a tied model's directory holds a head all the same, equal to the embedding."""
-    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
-    if head not in reader.entries or embedding not in reader.entries:
-        return False
-    return safetensors_io.describe(reader.read(head)) == safetensors_io.describe(reader.read(embedding))

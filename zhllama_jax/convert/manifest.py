@@ -13,10 +13,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from zhllama_jax import files, templates
-from zhllama_jax.convert import names, safetensors_io
+from zhllama_jax.convert import names, readers, safetensors_io
 
 FILE = "zhllama.json"
 VERSION = 1
+_WEIGHTS = (".safetensors", ".pth", ".bin", ".gguf")
 Kind = Literal["model", "adapter"]
 _SHAPE: dict[str, type] = {"fingerprint": str, "files": dict, "tensors": dict, "history": list}
 
@@ -124,18 +125,21 @@ def prompt(contents: Mapping[str, Any] | None) -> Prompt | None:
     return Prompt(value["template"], value["boundary"], value.get("turns", "open"))
 
 
-def hold(directory: str | Path, kind: Kind, reader: safetensors_io.Reader, *, beside: Iterable[str] = (), digest: bool = False) -> None:
+def hold(directory: str | Path, kind: Kind, reader: readers.Reader, *, beside: Iterable[str] = (), digest: bool = False) -> readers.Watched:
     """Has every tensor of a reader looked at as it is read: it holds numbers, and they are those that the directory's manifest records.
 
     Args:
       directory: what the reader reads; without a manifest there is nothing to hold numbers against.
       kind: what it should be.
-      reader: opened, nothing read; keeps in `described` what the digests were made for.
+      reader: opened.
       beside: files of the directory that decide about numbers too, looked at here and now.
       digest: describe the tensors also where there is no manifest.
 
+    Returns:
+      The reader to read with; it keeps in `described` what the digests were made of.
+
     Raises:
-      ValueError: a file beside was changed, or see `read`; later, of `reader.read`, with the name of a tensor.
+      ValueError: a file beside was changed, or see `read`; later, of `Watched.read`, with the name of a tensor.
     """
     directory = Path(directory)
     contents = read(directory, kind)
@@ -145,20 +149,33 @@ def hold(directory: str | Path, kind: Kind, reader: safetensors_io.Reader, *, be
         if entry and (directory / name).is_file() and files.sha256(directory / name) != entry["sha256"]:
             raise ValueError(f"{directory / name}{_changed(directory)}")
 
-    def look(path: Path, name: str, array: np.ndarray) -> None:
+    return watch(reader, recorded=recorded, digest=digest, changed=_changed(directory))
+
+
+def watch(reader: readers.Reader, *, recorded: Mapping[str, Any] | None = None, digest: bool = False, changed: str = "") -> readers.Watched:
+    """Has every tensor of a reader looked at as it is read: it holds numbers, and they are those that are recorded.
+
+    Args:
+      reader: opened.
+      recorded: what a manifest says of each tensor; None for nothing to hold them against.
+      digest: describe the tensors also then.
+      changed: what to say of a tensor that is another, as the end of a sentence.
+    """
+
+    def look(path: Path, name: str, array: np.ndarray) -> dict[str, Any] | None:
         if count := safetensors_io.not_finite(array):
             raise ValueError(
                 f"{path}: {name} holds {count:,} of {array.size:,} numbers that are NaN or infinite: the file is damaged, or the training "
                 "that made it went astray; take a sound copy"
             )
         if (recorded is None and not digest) or names.IGNORED.fullmatch(name):
-            return
+            return None
         said = safetensors_io.describe(array)
         if recorded is not None and (name not in recorded or any(recorded[name][key] != value for key, value in said.items())):
-            raise ValueError(f"{path}: {name}{_changed(directory)}")
-        reader.described[name] = said
+            raise ValueError(f"{path}: {name}{changed}")
+        return said
 
-    reader.look = look
+    return readers.Watched(reader, look)
 
 
 def told(known: Prompt | None, template: str | None, boundary: templates.Boundary | None) -> Prompt | None:
@@ -200,23 +217,20 @@ def digest(tensors: Mapping[str, Mapping[str, Any]], *more: str) -> str:
     return hashlib.sha256("\n".join([*lines, *more]).encode()).hexdigest()
 
 
-def fingerprint(directory: str | Path) -> str:
-    """The fingerprint of a model directory: from its manifest if the weights still have their sizes, otherwise by reading them all."""
+def unchanged_fingerprint(directory: str | Path) -> str | None:
+    """The fingerprint that a model directory's manifest records, if the weights still have their sizes; else it takes reading them."""
     contents = read(directory, "model")
-    if contents is not None and not any(_weights(directory, contents)):
-        return contents["fingerprint"]
-    with safetensors_io.open_model(directory) as reader:
-        return fingerprint_by_reading(reader)
+    return contents["fingerprint"] if contents is not None and not any(_weights(directory, contents)) else None
 
 
-def fingerprint_by_reading(reader: safetensors_io.Reader) -> str:
+def fingerprint_by_reading(reader: readers.Watched) -> str:
     """The fingerprint of a model's opened weights, whatever a manifest says; tensors that the reader described are not read again."""
     known = reader.described
     rest = (name for name in reader.entries if name not in known and not names.IGNORED.fullmatch(name))
     return digest({**known, **{name: safetensors_io.describe(reader.read(name)) for name in rest}})
 
 
-def describe(reader: safetensors_io.Reader) -> Iterable[tuple[str, dict[str, Any]]]:
+def describe(reader: readers.Reader) -> Iterable[tuple[str, dict[str, Any]]]:
     """(name, dtype and shape and sha256) of every tensor that counts, one at a time."""
     for name in reader.entries:
         if not names.IGNORED.fullmatch(name):
@@ -278,8 +292,8 @@ def _is_tensor_entry(entry: Any) -> bool:
 def _weights(directory: str | Path, contents: Mapping[str, Any]) -> Iterable[str]:
     """What is visibly wrong with the weights, without reading them: files that came, went or changed size."""
     directory = Path(directory)
-    present = {path.name: path.stat().st_size for path in directory.glob("*.safetensors")}
-    recorded = {name: entry["bytes"] for name, entry in contents["files"].items() if name.endswith(".safetensors")}
+    recorded = {name: entry["bytes"] for name, entry in contents["files"].items() if Path(name).suffix in _WEIGHTS}
+    present = {path.name: path.stat().st_size for path in directory.iterdir() if path.suffix == ".safetensors" or path.name in recorded}
     for name in sorted(present.keys() | recorded.keys()):
         if name not in recorded:
             yield f"{name} is not in the manifest"

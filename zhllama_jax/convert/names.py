@@ -118,12 +118,15 @@ def export(config: config_lib.LlamaConfig, params: Mapping[str, Any]) -> Iterato
     """The model's tensors under Hugging Face's names and in its shapes, one at a time, in the order of `tensors`."""
     leaves = tree.flatten({"params": params})
     for tensor in tensors(config):
-        if tensor.form == "rows":
-            parts = [np.asarray(leaves[f"{tensor.path}/{block.name}"])[: block.rows] for block in config.blocks]
-            yield tensor.name, np.concatenate(parts)
-            continue
-        leaf = leaves[tensor.path] if tensor.layer is None else leaves[tensor.path][tensor.layer]
-        yield tensor.name, transposed(np.asarray(leaf)) if tensor.form == "kernel" else np.asarray(leaf)
+        yield tensor.name, exported(config, leaves, tensor)
+
+
+def exported(config: config_lib.LlamaConfig, leaves: Mapping[str, Any], tensor: Tensor) -> np.ndarray:
+    """One tensor in Hugging Face's shape, of our leaves by path."""
+    if tensor.form == "rows":
+        return np.concatenate([np.asarray(leaves[f"{tensor.path}/{block.name}"])[: block.rows] for block in config.blocks])
+    leaf = np.asarray(leaves[tensor.path] if tensor.layer is None else leaves[tensor.path][tensor.layer])
+    return transposed(leaf) if tensor.form == "kernel" else leaf
 
 
 def collect(config: config_lib.LlamaConfig, read: Callable[[str], np.ndarray]) -> arrays.Tree:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zhllama_jax import arrays, files, tree
-from zhllama_jax.convert import card, manifest, names, peft_config, safetensors_io, tokenizer_hf
+from zhllama_jax.convert import card, manifest, names, peft_config, readers, safetensors_io, tokenizer_hf
 from zhllama_jax.lora import adapters
 from zhllama_jax.lora import config as lora_config_lib
 from zhllama_jax.model import config as config_lib
@@ -175,8 +175,9 @@ def load(directory: str | Path) -> Adapter:
         )
         raise FileNotFoundError(f"{directory} has no {WEIGHTS}{stale}")
     contents = manifest.read(directory, "adapter")
-    with safetensors_io.Reader([directory / WEIGHTS]) as reader:
-        manifest.hold(directory, "adapter", reader, beside=(tokenizer_hf.MODEL,), digest=True)
+    with manifest.hold(
+        directory, "adapter", safetensors_io.Reader([directory / WEIGHTS]), beside=(tokenizer_hf.MODEL,), digest=True
+    ) as reader:
         lora, rows = _parse(reader, settings, where=str(directory))
     scales = {path: leaf.tolist() for path, leaf in tree.flatten(lora).items() if path.endswith("/scale")}
     digest = manifest.fingerprint_of(reader.described, {"scales": scales})
@@ -302,7 +303,7 @@ def _contents(lora_config: lora_config_lib.LoraConfig | None, targets: Sequence[
     return f"It holds {' and '.join(parts)}, in float32."
 
 
-def _parse(reader: safetensors_io.Reader, settings: peft_config.Settings, *, where: str) -> tuple[arrays.Tree, dict[str, Rows]]:
+def _parse(reader: readers.Reader, settings: peft_config.Settings, *, where: str) -> tuple[arrays.Tree, dict[str, Rows]]:
     """The tensors of an adapter in our layout, every one accounted for."""
     factors: dict[str, dict[tuple[int, str], str]] = {}
     rows: dict[str, Rows] = {}
@@ -359,7 +360,7 @@ def _module(path: str, layer: int) -> str:
 
 
 def _stack(
-    reader: safetensors_io.Reader, settings: peft_config.Settings, path: str, found: Mapping[tuple[int, str], str], where: str
+    reader: readers.Reader, settings: peft_config.Settings, path: str, found: Mapping[tuple[int, str], str], where: str
 ) -> dict[str, np.ndarray]:
     """a [L, I, R], b [L, R, O] and scale [L] of one module in all layers; smaller ranks are filled with zeros, which stay zeros."""
     layers = range(1 + max(layer for layer, _ in found))
@@ -391,7 +392,7 @@ def _indexed(ids: Sequence[int] | None, values_VD: np.ndarray, where: str) -> Ro
     return Rows(sorted_ids, values_VD[order])
 
 
-def _float32(reader: safetensors_io.Reader, name: str) -> np.ndarray:
+def _float32(reader: readers.Reader, name: str) -> np.ndarray:
     value = reader.read(name).astype(np.float32, copy=False)
     if value.ndim != 2:
         raise ValueError(f"{reader.file(name)}: {name} must be a matrix, got shape {list(value.shape)}")

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,10 +44,6 @@ _METADATA = {"__metadata__": {"format": "pt"}}
 
 Plan = Mapping[str, tuple[str, tuple[int, ...]]]
 """(dtype as in `DTYPES`, shape) of each tensor to write, in the order in which they will come."""
-
-
-Look = Callable[[Path, str, np.ndarray], None]
-"""Sees the file, name and numbers of a tensor that is read before anybody else does, and may refuse it."""
 
 
 class Entry(NamedTuple):
@@ -153,15 +149,11 @@ class Reader:
     Attributes:
       entries: what the headers say, by tensor name.
       notes: what is odd in the directory and harmless.
-      look: sees every tensor as it is read; None for nobody.
-      described: what `describe` says of tensors that were read, as far as `look` asked.
     """
 
     def __init__(self, paths: Iterable[Path], notes: Iterable[str] = ()):
         self.entries: dict[str, Entry] = {}
         self.notes = list(notes)
-        self.look: Look | None = None
-        self.described: dict[str, dict[str, Any]] = {}
         self._path: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
         self._stack = contextlib.ExitStack()
@@ -185,17 +177,14 @@ class Reader:
         """One tensor's numbers.
 
         Raises:
-          ValueError: its dtype is not float32, float16 or bfloat16, or see `look`.
+          ValueError: its dtype is not float32, float16 or bfloat16.
         """
         path, entry = self._path[name], self.entries[name]
         if entry.dtype not in DTYPES:
             raise ValueError(f"{path}: {name} is {entry.dtype}; weights are read from {', '.join(DTYPES)}")
         if path not in self._open:
             self._open[path] = self._stack.enter_context(safetensors.safe_open(path, framework="np"))
-        array = self._open[path].get_tensor(name)
-        if self.look is not None:
-            self.look(path, name, array)
-        return array
+        return self._open[path].get_tensor(name)
 
     def close(self) -> None:
         """Closes the files."""

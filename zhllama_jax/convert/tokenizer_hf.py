@@ -11,17 +11,22 @@ piece there, never in our own encoder.
 """
 
 import collections
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from zhllama_jax import files, templates
 from zhllama_jax.convert import manifest
+from zhllama_jax.model import config as config_lib
 from zhllama_jax.tokenizer import processor, proto
 
 MODEL = "tokenizer.model"
 JSON = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
+LLAMA_PIECES = "0f97b4337921e6e7e9b4620fc73338ee570aecd3c16038bc23870a887e995045"
+"""sha256 of the 32,000 pieces of LLaMA's tokenizer.model, joined by line feeds."""
+
 _FOREIGN = (JSON, "vocab.json", "vocab.txt", "tiktoken.model", "spiece.model")
 
 
@@ -103,6 +108,12 @@ def require_sentencepiece(directory: str | Path) -> bool:
             "other tokenizers (LLaMA-3's, for one) are not supported"
         )
     return False
+
+
+def begins_with_llama(tokenizer: processor.Tokenizer) -> bool:
+    """Whether a tokenizer's first 32,000 pieces are the original LLaMA's, in their order."""
+    pieces = (tokenizer.piece(id_) for id_ in range(min(config_lib.LLAMA_VOCAB_SIZE, tokenizer.vocab_size)))
+    return hashlib.sha256("\n".join(pieces).encode()).hexdigest() == LLAMA_PIECES
 
 
 def how_to_grow(directory: Path) -> str:

@@ -10,18 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from zhllama_jax import files
-from zhllama_jax.convert import llama_hf, names, safetensors_io, tokenizer_hf
-from zhllama_jax.model import config as config_lib
-from zhllama_jax.model import llama
+from zhllama_jax.convert import certificate, names, readers, safetensors_io, source, streamed, tokenizer_hf, view
 from zhllama_jax.tokenizer import processor
-
-PROMPTS = 4
-PROMPT_TOKENS = 48
 
 TOLERANCE = 1e-3
 """How far logits of the same model may be apart, both computed in float32, as a share of the largest."""
@@ -44,26 +36,24 @@ def compare(left: str | Path, right: str | Path, *, logits: bool = False) -> dic
       vocabulary more and is bit for bit the other besides, and null elsewhere.
 
     Raises:
-      FileNotFoundError, ValueError: a directory is not a model that `llama_hf.load` would read.
+      FileNotFoundError, ValueError: a directory is not a model that `host.load` would read.
     """
-    configs = [llama_hf.load_config(directory) for directory in (left, right)]
-    fields = [dataclasses.asdict(config) for config in configs]
-    readers = [llama_hf.open_weights(directory, config, as_found=True) for directory, config in zip((left, right), configs, strict=True)]
-    with readers[0] as first, readers[1] as second:
-        tensors = _compare_tensors(first, second)
+    with source.Source(left, as_found=True) as first, source.Source(right, as_found=True) as second:
+        configs = [first.config, second.config]
+        fields = [dataclasses.asdict(config) for config in configs]
+        tensors = _compare_tensors(first.reader, second.reader)
+        found = _compare_logits(first, second) if logits else None
     report = {
         "left": str(left),
         "right": str(right),
         "equal": not (tensors["only_left"] or tensors["only_right"] or tensors["differing"]),
         "config": {name: [value, fields[1][name]] for name, value in fields[0].items() if value != fields[1][name]},
-        "tokenizer": _compare_tokenizers(Path(left), Path(right)),
+        "tokenizer": _compare_tokenizers(left, right),
         "tensors": tensors,
         "grown": _grown(tensors, left, right),
     }
-    if logits:
-        tokens_BT = prompts(min(config.vocab_size for config in configs))
-        shared = min(config.vocab_size for config in configs)
-        report["logits"] = _distance(our_logits(left, tokens_BT)[..., :shared], our_logits(right, tokens_BT)[..., :shared])
+    if found is not None:
+        report["logits"] = found
     return report
 
 
@@ -78,7 +68,9 @@ def against_transformers(directory: str | Path, *, texts: Sequence[str] = ()) ->
         import transformers
     except ImportError:
         return None
-    tokens_BT = prompts(llama_hf.load_config(directory).vocab_size)
+    with source.Source(directory, as_found=True) as opened:
+        tokens_BT = streamed.prompts(opened.config.vocab_size)
+        ours_BTV = streamed.logits(view.stored(opened), tokens_BT)
     bars = transformers.utils.logging
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
@@ -89,7 +81,7 @@ def against_transformers(directory: str | Path, *, texts: Sequence[str] = ()) ->
             bars.enable_progress_bar()
     with torch.no_grad():
         theirs_BTV = model(torch.tensor(tokens_BT)).logits.numpy()
-    report: dict[str, Any] = {"logits": _distance(our_logits(directory, tokens_BT), theirs_BTV)}
+    report: dict[str, Any] = {"logits": certificate.distance(ours_BTV, theirs_BTV)}
     if texts:
         tokenizer = processor.Tokenizer.load(directory)
         found = transformers.AutoTokenizer.from_pretrained(directory)(list(texts))["input_ids"]
@@ -109,28 +101,14 @@ def agrees(logits: Mapping[str, float]) -> bool:
     return bool(logits["max_abs"] <= TOLERANCE * logits["largest"])
 
 
-def prompts(vocab_size: int) -> np.ndarray:
-    """The prompts [B, T] of a vocabulary: BOS and random ids, always the same."""
-    tokens_BT = np.random.default_rng(0).integers(0, vocab_size, (PROMPTS, PROMPT_TOKENS))
-    tokens_BT[:, 0] = min(config_lib.LlamaConfig.bos_token_id, vocab_size - 1)
-    return tokens_BT
+def _compare_logits(first: source.Source, second: source.Source) -> dict[str, float]:
+    shared = min(first.config.vocab_size, second.config.vocab_size)
+    tokens_BT = streamed.prompts(shared)
+    left_BTV, right_BTV = (streamed.logits(view.stored(opened), tokens_BT)[..., :shared] for opened in (first, second))
+    return certificate.distance(left_BTV, right_BTV)
 
 
-def our_logits(directory: str | Path, tokens_BT: np.ndarray) -> np.ndarray:
-    """Float32 logits [B, T, V] of a model directory, computed in float32."""
-    checkpoint = llama_hf.load(directory, dtype="float32", as_found=True)
-    config = checkpoint.config
-
-    @jax.jit
-    def forward(params: Any, tokens_BT: Any) -> Any:
-        x_BTD, _ = llama.hidden_states(config, {"params": params}, tokens_BT)
-        return llama.logits(config, params, x_BTD)
-
-    with jax.default_matmul_precision("highest"):
-        return np.asarray(forward(checkpoint.params, jnp.asarray(tokens_BT, jnp.int32)))
-
-
-def _compare_tensors(left: safetensors_io.Reader, right: safetensors_io.Reader) -> dict[str, Any]:
+def _compare_tensors(left: readers.Watched, right: readers.Watched) -> dict[str, Any]:
     counted = [[name for name in reader.entries if not names.IGNORED.fullmatch(name)] for reader in (left, right)]
     both = [name for name in counted[0] if name in right.entries]
     found = [_compare_pair(name, left.read(name), right.read(name)) for name in both]
@@ -199,18 +177,14 @@ def _reason(left: np.ndarray, right: np.ndarray, distance: np.ndarray) -> str:
     return "other numbers"
 
 
-def _compare_tokenizers(left: Path, right: Path) -> str:
-    paths = [directory / tokenizer_hf.MODEL for directory in (left, right)]
-    missing = [str(path.parent) for path in paths if not path.is_file()]
+def _compare_tokenizers(left: str | Path, right: str | Path) -> str:
+    found = [source.load_tokenizer(path) for path in (left, right)]
+    missing = [str(path) for path, tokenizer in zip((left, right), found, strict=True) if tokenizer is None]
     if missing:
         return f"{' and '.join(missing)} without {tokenizer_hf.MODEL}"
-    return "equal" if files.sha256(paths[0]) == files.sha256(paths[1]) else "differs"
-
-
-def _distance(left_BTV: np.ndarray, right_BTV: np.ndarray) -> dict[str, Any]:
-    """How far two sets of logits are apart, beside the largest of them, and how often the likeliest token is the same."""
-    return {
-        "max_abs": float(np.abs(left_BTV - right_BTV).max()),
-        "largest": float(np.abs(right_BTV).max()),
-        "same_argmax": float((left_BTV.argmax(-1) == right_BTV.argmax(-1)).mean()),
-    }
+    first, second = found
+    assert first is not None and second is not None, "looked at above"
+    if first.serialized == second.serialized:
+        return "equal"
+    pieces = [[tokenizer.piece(id_) for id_ in range(tokenizer.vocab_size)] for tokenizer in (first, second)]
+    return "equal" if pieces[0] == pieces[1] else "differs"

@@ -8,25 +8,25 @@ form these rows stay; where ids are drawn or scored, and where new pieces take t
 from pathlib import Path
 from typing import Any
 
-from zhllama_jax.convert import llama_hf, names, tokenizer_hf
+from zhllama_jax.convert import host, names, source, tokenizer_hf
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import resize
 from zhllama_jax.tokenizer import processor
 
 
 def load(directory: str | Path, config: config_lib.LlamaConfig) -> processor.Tokenizer:
-    """The tokenizer of a model's directory, held against the model's rows.
+    """The tokenizer of a model, held against the model's rows.
 
     Raises:
       FileNotFoundError: it has none.
       ValueError: it is of another kind, has more pieces than there are rows, or lacks the piece that begins or ends texts.
     """
-    if not tokenizer_hf.require_sentencepiece(directory):
+    tokenizer = source.load_tokenizer(directory)
+    if tokenizer is None:
         raise FileNotFoundError(
             f"{directory} has no {tokenizer_hf.MODEL}: copy the one that its texts were made with into it (for a LLaMA that was not "
             "adapted, LLaMA's own)"
         )
-    tokenizer = processor.Tokenizer.load(directory)
     tokenizer.require_llama()
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
@@ -42,25 +42,36 @@ PADDING = 1024
 """Up to so many rows that no piece has may be padding; where there are more, the tokenizer is another model's."""
 
 
-def cut(checkpoint: llama_hf.Checkpoint, tokenizer: processor.Tokenizer) -> llama_hf.Checkpoint:
+def cut(checkpoint: host.Checkpoint, tokenizer: processor.Tokenizer) -> host.Checkpoint:
     """A model without the rows that no piece has, so that no probability is theirs and none of them is ever drawn.
 
     Raises:
       ValueError: such a row begins or ends texts, so it is in use; there are fewer rows than pieces, or more than `PADDING` beyond them.
     """
-    rows, pieces = checkpoint.config.vocab_size, tokenizer.vocab_size
+    unused(checkpoint.config, tokenizer, checkpoint.directory)
+    pieces = tokenizer.vocab_size
+    config, params = resize.cut(checkpoint.config, checkpoint.params, pieces)
+    return checkpoint._replace(config=config, params=params, generation=without_gone_ends(checkpoint.generation, config.vocab_size))
+
+
+def unused(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer, model: str | Path) -> int:
+    """How many rows of a model no piece has.
+
+    Raises:
+      ValueError: see `cut`.
+    """
+    rows, pieces = config.vocab_size, tokenizer.vocab_size
     if (more := rows - pieces) > PADDING:
         raise ValueError(
-            f"{checkpoint.directory} has {rows:,} rows and a tokenizer of {pieces:,} pieces{names.vocabulary_hint(rows, pieces)}: {more:,} "
+            f"{model} has {rows:,} rows and a tokenizer of {pieces:,} pieces{names.vocabulary_hint(rows, pieces)}: {more:,} "
             "more are no padding, so the tokenizer is another model's; "
             f"copy the {tokenizer_hf.MODEL} that its texts were made with into it"
         )
-    _check_ends(checkpoint.config, pieces, checkpoint.directory)
-    config, params = resize.cut(checkpoint.config, checkpoint.params, pieces)
-    return checkpoint._replace(config=config, params=params, generation=_without_gone_ends(checkpoint.generation, config.vocab_size))
+    _check_ends(config, pieces, model)
+    return more
 
 
-def _without_gone_ends(generation: dict[str, Any], num_pieces: int) -> dict[str, Any]:
+def without_gone_ends(generation: dict[str, Any], num_pieces: int) -> dict[str, Any]:
     """Decoding values whose list of ids that end a text has none of a row that was cut off."""
     ends = generation.get("eos_token_id")
     if not isinstance(ends, list):

@@ -1,13 +1,62 @@
 """Folding: W + (A B) · scale, accumulated in float32 and rounded once."""
 
-from collections.abc import Mapping
-from typing import Any
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from zhllama_jax import arrays, tree
 from zhllama_jax.lora import adapters
+
+_BLOCK = 1 << 20
+"""So many numbers of a kernel are folded at a time: their float32 sums stay in a processor's cache."""
+
+
+class Factors(NamedTuple):
+    """What an adapter adds to one kernel: a_IR [I, R], b_RO [R, O], float32, and the scale of their product."""
+
+    a_IR: np.ndarray
+    b_RO: np.ndarray
+    scale: np.floating
+
+
+def joined(parts: Sequence[Factors]) -> Factors:
+    """Several adapters of one kernel as one, whose product is the sum of theirs."""
+    scaled = [b_RO * scale for _, b_RO, scale in parts]
+    return Factors(np.concatenate([part.a_IR for part in parts], axis=1), np.concatenate(scaled), np.float32(1))
+
+
+def folded(kernel_OI: np.ndarray, parts: Sequence[Factors], rounded: Callable[[np.ndarray], np.ndarray], dtype: np.dtype) -> np.ndarray:
+    """One kernel [O, I] on the host with products added, in float32, and rounded once; rows in blocks, on all processors.
+
+    An element does not depend on how the rows are cut: its products are summed over the rank, in order.
+
+    Args:
+      kernel_OI: in its stored dtype.
+      parts: what to add, in order.
+      rounded: a float32 block in `dtype`.
+      dtype: of the result.
+    """
+    outputs, inputs = kernel_OI.shape
+    result_OI = np.empty(kernel_OI.shape, dtype)
+    step = max(1, _BLOCK // inputs)
+
+    def fold_rows(first: int) -> None:
+        rows = slice(first, first + step)
+        sum_OI = kernel_OI[rows].astype(np.float32)
+        for a_IR, b_RO, scale in parts:
+            product_OI = b_RO[:, rows].T @ a_IR.T
+            product_OI *= scale
+            sum_OI += product_OI
+        result_OI[rows] = rounded(sum_OI)
+
+    with futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(fold_rows, range(0, outputs, step)))
+    return result_OI
 
 
 def delta(a_LIR: arrays.Array, b_LRO: arrays.Array, scale_L: arrays.Array) -> arrays.Array:

@@ -200,7 +200,34 @@ def hidden_states(
         mask_BTS = attention.causal_mask(length)
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(jnp.arange(length)[None] + (0 if cursor is None else cursor), (batch, length))
-    turn = rope.rotation(
+    turn = _turn(config, positions_BT, segment_ids_BT)
+    module = Llama(config, options, deterministic=dropout_key is None)
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    x_BTD, kv = module.apply(dict(weights), tokens_BT, _Scene(turn, mask_BTS, cursor), kv, rngs=rngs)
+    if cache is not None:
+        cache = cache._replace(k_LBSKH=kv[0], v_LBSKH=kv[1], cursor=cache.cursor + length)
+    return x_BTD, cache
+
+
+def layer(config: config_lib.LlamaConfig, weights: Mapping[str, Any], x_BTD: arrays.Array, *, options: Options = Options()) -> arrays.Array:
+    """One decoder layer by itself, for who cannot hold all of them: texts from position 0 on, without padding.
+
+    Args:
+      config: the model's shape.
+      weights: collections `params` and, optionally, `lora`, of this layer alone: leaves without the leading axis.
+      x_BTD: its input.
+      options: how to compute; nothing is saved for a backward pass.
+    """
+    batch, length, width = x_BTD.shape
+    positions_BT = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
+    scene = _Scene(_turn(config, positions_BT, None), attention.causal_mask(length), None)
+    block = Block(config, options, True)
+    (x_MD, _), _ = block.apply(dict(weights), (x_BTD.reshape(-1, width), None), jnp.zeros((), jnp.int32), scene)
+    return x_MD.reshape(x_BTD.shape)
+
+
+def _turn(config: config_lib.LlamaConfig, positions_BT: arrays.Array, segment_ids_BT: arrays.Array | None) -> rope.Rotation:
+    return rope.rotation(
         positions_BT,
         head_dim=config.head_width,
         theta=config.rope_theta,
@@ -208,12 +235,6 @@ def hidden_states(
         trained=config.max_position_embeddings,
         segment_ids_BT=segment_ids_BT,
     )
-    module = Llama(config, options, deterministic=dropout_key is None)
-    rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    x_BTD, kv = module.apply(dict(weights), tokens_BT, _Scene(turn, mask_BTS, cursor), kv, rngs=rngs)
-    if cache is not None:
-        cache = cache._replace(k_LBSKH=kv[0], v_LBSKH=kv[1], cursor=cache.cursor + length)
-    return x_BTD, cache
 
 
 def _placed(x_MD: arrays.Array, options: Options) -> arrays.Array:

@@ -16,6 +16,8 @@ from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import layers
 
 Init = Literal["mean_of_pieces", "mean", "normal"]
+_AT_ONCE = 4096
+"""New rows whose pieces are gathered at a time: all at once, 18,000 pieces of a 7B take a gigabyte."""
 
 
 def rows(leaves: Mapping[str, arrays.Array], config: config_lib.LlamaConfig) -> arrays.Array:
@@ -63,28 +65,56 @@ def grow(
     Raises:
       ValueError: nothing to add, a piece outside the old vocabulary, an unknown init, or "normal" without a key.
     """
-    _check(config, pieces, init, key)
-    vocab_size = config.vocab_size + len(pieces)
-    grown = config.replace(
-        vocab_size=vocab_size,
-        base_vocab_size=config.base_rows,
-        pad_token_id=config.pad_token_id if pad_token_id is None else pad_token_id,
-    )
+    larger = grown(config, pieces=pieces, init=init, pad_token_id=pad_token_id, key=key)
     params = dict(params)
-    for index, name in enumerate(config_lib.MATRICES):
+    for name in config_lib.MATRICES:
         if name not in params:
             continue  # tied: the head has no rows of its own
         old_VD = rows(params[name], config)
-        if init == "normal":
-            assert key is not None, "_check asks for it"
-            shape = (len(pieces), config.hidden_size)
-            new_VD: arrays.Array = layers.INITIALIZER_RANGE * jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
-        else:
-            new_VD = mean_rows(old_VD, pieces if init == "mean_of_pieces" else [()] * len(pieces))
-        former_VD = old_VD[config.base_rows :]
-        extension_VD = jnp.concatenate([former_VD, new_VD.astype(old_VD.dtype)])
-        params[name] = {"base": params[name]["base"], "extension": _pad(extension_VD)}
-    return grown, params
+        new_VD = new_rows(old_VD, pieces=pieces, init=init, matrix=name, key=key)
+        params[name] = {"base": params[name]["base"], "extension": _pad(jnp.concatenate([old_VD[config.base_rows :], new_VD]))}
+    return larger, params
+
+
+def grown(
+    config: config_lib.LlamaConfig,
+    *,
+    pieces: Sequence[Sequence[int]],
+    init: Init = "mean_of_pieces",
+    pad_token_id: int | None = None,
+    key: arrays.Array | None = None,
+) -> config_lib.LlamaConfig:
+    """The shape of a model after `grow` with the same arguments.
+
+    Raises:
+      ValueError: see `grow`.
+    """
+    _check(config, pieces, init, key)
+    return config.replace(
+        vocab_size=config.vocab_size + len(pieces),
+        base_vocab_size=config.base_rows,
+        pad_token_id=config.pad_token_id if pad_token_id is None else pad_token_id,
+    )
+
+
+def new_rows(
+    old_VD: arrays.Array, *, pieces: Sequence[Sequence[int]], init: Init, matrix: str, key: arrays.Array | None = None
+) -> arrays.Array:
+    """The rows [n, D] that `grow` appends to one matrix, in its dtype.
+
+    Args:
+      old_VD: its logical rows; NumPy in, NumPy out.
+      pieces, init, key: see `grow`.
+      matrix: its name in `params`, of which random rows depend.
+    """
+    if init == "normal":
+        assert key is not None, "_check asks for it"
+        shape = (len(pieces), old_VD.shape[1])
+        key = jax.random.fold_in(key, config_lib.MATRICES.index(matrix))
+        new_VD: arrays.Array = layers.INITIALIZER_RANGE * jax.random.normal(key, shape, jnp.float32)
+    else:
+        new_VD = mean_rows(old_VD, pieces if init == "mean_of_pieces" else [()] * len(pieces))
+    return np.asarray(new_VD.astype(old_VD.dtype)) if isinstance(old_VD, np.ndarray) else new_VD.astype(old_VD.dtype)
 
 
 def cut(config: config_lib.LlamaConfig, params: Mapping[str, Any], vocab_size: int) -> tuple[config_lib.LlamaConfig, arrays.Tree]:
@@ -93,29 +123,46 @@ def cut(config: config_lib.LlamaConfig, params: Mapping[str, Any], vocab_size: i
     Raises:
       ValueError: there are not so many rows, or a special id other than padding is among those to go.
     """
-    if vocab_size > config.vocab_size:
-        raise ValueError(f"a vocabulary of {config.vocab_size:,} cannot be cut to {vocab_size:,}")
     if vocab_size == config.vocab_size:
         return config, dict(params)
+    less = smaller(config, vocab_size)
+    matrices = {name: blocks(rows(params[name], config)[:vocab_size], less) for name in config_lib.MATRICES if name in params}
+    return less, {**params, **matrices}
+
+
+def smaller(config: config_lib.LlamaConfig, vocab_size: int) -> config_lib.LlamaConfig:
+    """The shape of a model after `cut`.
+
+    Raises:
+      ValueError: see `cut`.
+    """
+    if vocab_size > config.vocab_size:
+        raise ValueError(f"a vocabulary of {config.vocab_size:,} cannot be cut to {vocab_size:,}")
     keeps_pad = config.pad_token_id is not None and config.pad_token_id < vocab_size
-    smaller = config.replace(
+    return config.replace(
         vocab_size=vocab_size,
         base_vocab_size=min(config.base_rows, vocab_size),
         pad_token_id=config.pad_token_id if keeps_pad else None,
     )
-    matrices = {name: blocks(rows(params[name], config)[:vocab_size], smaller) for name in config_lib.MATRICES if name in params}
-    return smaller, {**params, **matrices}
 
 
 def mean_rows(rows_VD: arrays.Array, pieces: Sequence[Sequence[int]]) -> arrays.Array:
     """For each entry of `pieces` the float32 mean of those rows; for an empty entry the mean of all rows."""
+    rows_VD = jnp.asarray(rows_VD)
+    parts = [_means(rows_VD, pieces[first : first + _AT_ONCE]) for first in range(0, len(pieces), _AT_ONCE)]
+    mean_VD = jnp.concatenate(parts)
+    empty = np.array([not entry for entry in pieces])
+    if not empty.any():
+        return mean_VD
+    return jnp.where(jnp.asarray(empty)[:, None], rows_VD.astype(jnp.float32).mean(axis=0)[None], mean_VD)
+
+
+def _means(rows_VD: arrays.Array, pieces: Sequence[Sequence[int]]) -> arrays.Array:
     lengths = np.array([len(entry) for entry in pieces])
     flat = np.array([id_ for entry in pieces for id_ in entry], dtype=np.int32)
     owners = np.repeat(np.arange(len(pieces), dtype=np.int32), lengths)
-    rows_VD = jnp.asarray(rows_VD).astype(jnp.float32)
-    total_VD = jax.ops.segment_sum(rows_VD[flat], owners, num_segments=len(pieces))
-    mean_VD = total_VD / jnp.maximum(jnp.asarray(lengths, jnp.float32), 1)[:, None]
-    return jnp.where(jnp.asarray(lengths == 0)[:, None], rows_VD.mean(axis=0)[None], mean_VD)
+    total_VD = jax.ops.segment_sum(rows_VD[flat].astype(jnp.float32), owners, num_segments=len(pieces))
+    return total_VD / jnp.maximum(jnp.asarray(lengths, jnp.float32), 1)[:, None]
 
 
 def _check(config: config_lib.LlamaConfig, pieces: Sequence[Sequence[int]], init: str, key: arrays.Array | None) -> None:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zhllama_jax import arrays, files, hub, tree
-from zhllama_jax.convert import fold, llama_hf, manifest, peft
+from zhllama_jax.convert import host, llama_hf, manifest, peft, source, stack
 from zhllama_jax.lora import adapters, merge
 from zhllama_jax.lora import config as lora_config
 from zhllama_jax.model import config as model_config
@@ -85,15 +85,15 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
         return _random(experiment, experiment.model)
     stage, directory = experiment.choice, Path(experiment.model)
     if experiment.expects is not None:
-        experiment.expects.check(llama_hf.load_config(directory), where=experiment.model)
-    checkpoint = llama_hf.load(directory, digest=True)
+        experiment.expects.check(source.load_config(directory), where=experiment.model)
+    checkpoint = host.load(directory, digest=True)
     loaded = [peft.load(path) for path in experiment.adapters]
     fingerprint = checkpoint.fingerprint
     for note in checkpoint.notes + [note for adapter in loaded for note in adapter.notes]:
         say(f"note: {note}")
-    for note in fold.check(checkpoint.config, loaded, fingerprint=fingerprint, base=directory):
+    for note in stack.check(checkpoint.config, loaded, fingerprint=fingerprint, base=directory):
         say(f"note: {note}")
-    tokenizer = fold.choose_tokenizer(directory, loaded, checkpoint.config)
+    tokenizer = stack.choose_tokenizer(directory, loaded, checkpoint.config)
     llama_hf.check_tokenizer(checkpoint.config, tokenizer)
     replaced = _replaced(experiment, loaded, checkpoint.params)
     former = loaded[:-1] if replaced else loaded

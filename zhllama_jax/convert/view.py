@@ -1,0 +1,142 @@
+"""A model as it will be: a shape, and a function that makes each of its tensors when it is asked for.
+
+What becomes of a model on its way from one directory to another is a chain of views, each made of the former: `stored`, `grown`, `folded`,
+`padded`, `cast`. Nothing is read before a tensor is asked for, and nothing is kept, so a chain takes the memory of a few tensors.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zhllama_jax import arrays, tree
+from zhllama_jax.convert import llama_hf, names, peft, source
+from zhllama_jax.lora import merge
+from zhllama_jax.model import config as config_lib
+from zhllama_jax.model import resize
+
+
+class View(NamedTuple):
+    """A model whose tensors are made when they are asked for.
+
+    Attributes:
+      config: its shape.
+      read: the tensor of a name, under Hugging Face's names and in its shapes.
+    """
+
+    config: config_lib.LlamaConfig
+    read: Callable[[str], np.ndarray]
+
+    def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
+        """All tensors in the order of `names.tensors`, one at a time."""
+        for tensor in names.tensors(self.config):
+            yield tensor.name, self.read(tensor.name)
+
+
+def stored(opened: source.Source) -> View:
+    """A model as it stands on the disk."""
+    return View(opened.config, opened.read)
+
+
+def held(config: config_lib.LlamaConfig, params: Mapping[str, Any]) -> View:
+    """A model as it is in memory, in our layout."""
+    leaves = tree.flatten({"params": params})
+    known = {tensor.name: tensor for tensor in names.tensors(config)}
+    return View(config, lambda name: names.exported(config, leaves, known[name]))
+
+
+def grown(
+    former: View,
+    *,
+    pieces: Sequence[Sequence[int]],
+    init: resize.Init = "mean_of_pieces",
+    pad_token_id: int | None = None,
+    key: arrays.Array | None = None,
+) -> View:
+    """A model with one new row for each entry of `pieces`, after it was cut to the rows that they are spelt with; see `resize.grow`.
+
+    Raises:
+      ValueError: see `resize.grow`.
+    """
+    config = resize.grown(former.config, pieces=pieces, init=init, pad_token_id=pad_token_id, key=key)
+
+    def read(name: str) -> np.ndarray:
+        value = former.read(name)
+        if name not in MATRICES:
+            return value
+        new_VD = resize.new_rows(value, pieces=pieces, init=init, matrix=MATRICES[name], key=key)
+        return np.concatenate([value, new_VD])
+
+    return View(config, read)
+
+
+def cut(former: View, rows: int) -> View:
+    """A model with its first rows only; see `resize.cut`."""
+    if rows == former.config.vocab_size:
+        return former
+    return View(resize.smaller(former.config, rows), lambda name: former.read(name)[:rows] if name in MATRICES else former.read(name))
+
+
+def padded(former: View, multiple: int) -> View:
+    """A model whose rows are a multiple of some number: zero rows behind the others, which no piece has.
+
+    Servers that cut the vocabulary over several devices ask for it.
+
+    Raises:
+      ValueError: the multiple is below 1.
+    """
+    if multiple < 1:
+        raise ValueError(f"pad_vocab_multiple must be at least 1, got {multiple}")
+    more = -former.config.vocab_size % multiple
+    if not more:
+        return former
+    config = former.config.replace(vocab_size=former.config.vocab_size + more)
+
+    def read(name: str) -> np.ndarray:
+        value = former.read(name)
+        return np.pad(value, ((0, more), (0, 0))) if name in MATRICES else value
+
+    return View(config, read)
+
+
+def folded(former: View, adapters: Sequence[peft.Adapter], dtype: np.dtype) -> View:
+    """A model with adapters folded in, rounded once to `dtype`: W + Σ scale · (B A) in float32; rows are replaced, in order.
+
+    Raises:
+      ValueError: later, a number that does not fit `dtype`.
+    """
+    known = {tensor.name: tensor for tensor in names.tensors(former.config)}
+
+    def read(name: str) -> np.ndarray:
+        value, tensor = former.read(name), known[name]
+        path = tensor.path.removeprefix("params/")
+        if tensor.form == "kernel" and (parts := factors(adapters, path.removesuffix("/kernel"), tensor.layer)):
+            return merge.folded(value, parts, lambda sum_OI: llama_hf.cast(name, sum_OI, dtype), dtype)
+        value = llama_hf.cast(name, value, dtype)
+        for adapter in adapters:
+            if tensor.form == "rows" and path in adapter.rows:
+                value = value if value.flags.writeable else value.copy()
+                some = adapter.rows[path]
+                value[some.ids] = llama_hf.cast(name, some.values_VD, dtype)
+        return value
+
+    return View(former.config, read)
+
+
+def cast(former: View, dtype: np.dtype) -> View:
+    """A model in another dtype, rounded to nearest even; see `llama_hf.cast`."""
+    return View(former.config, lambda name: llama_hf.cast(name, former.read(name), dtype))
+
+
+def factors(adapters: Sequence[peft.Adapter], path: str, layer: int | None) -> list[merge.Factors]:
+    """The adapters' factors of one module, `layers/self_attn/q_proj`, in one layer, in order."""
+    found = []
+    for adapter in adapters:
+        leaves = tree.flatten(adapter.lora)
+        if f"{path}/a" in leaves:
+            found.append(merge.Factors(leaves[f"{path}/a"][layer], leaves[f"{path}/b"][layer], leaves[f"{path}/scale"][layer]))
+    return found
+
+
+MATRICES = {names.matrix(name): name for name in config_lib.MATRICES}
+"""Our names of the vocabulary's matrices, by Hugging Face's."""
