@@ -132,7 +132,7 @@ def test_rows_that_make_no_blocks_are_stored_as_f16_with_a_note(sized: Any, toke
     config = sized(intermediate_size=88)
     written = save(tmp_path / "m.gguf", config, tokenizer, "Q4_0")
     expected = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in range(2)]
-    assert written.notes == [f"{name} is stored as F16: its rows of 88 are no multiple of 32" for name in expected]
+    assert written.notes == [f"2 matrices are stored as F16, since their rows are no multiple of 32: {', '.join(expected)}"]
     with gguf_io.Reader(tmp_path / "m.gguf") as reader:
         assert [name for name, entry in reader.entries.items() if entry.dtype == "F16"] == expected
 
@@ -218,7 +218,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any], dict[str, str]]
     "rows as a vector": (lambda said, tensors, stored: tensors.update({EMBED: np.zeros(64)}), r"no token_embd\.weight with rows"),
     "more layers": (lambda said, tensors, stored: said.update({"llama.block_count": 3}), r"missing: model\.layers\.2"),
     "many layers": (lambda said, tensors, stored: said.update({"llama.block_count": 1024}), "claims 1,024 layers and has 21 tensors"),
-    "K-quants": (lambda said, tensors, stored: stored.update({HEAD: "IQ4_NL", Q: "Q5_0"}), "stores tensors as IQ4_NL, Q5_0; read are F32"),
+    "other types": (
+        lambda said, tensors, stored: stored.update({HEAD: "IQ4_NL", Q: "MXFP4"}),
+        "stores tensors as IQ4_NL, MXFP4; read are F32",
+    ),
     "one part": (lambda said, tensors, stored: said.update({"split.count": 3}), "one part of several: join them"),
     "divisors as rows": (lambda said, tensors, stored: tensors.update({gguf_meta.ROPE_FREQS: np.zeros((1, 4))}), "must be one row of F32"),
     "divisors": (lambda said, tensors, stored: tensors.update({gguf_meta.ROPE_FREQS: np.zeros(4)}), "belong to no scaling known here"),

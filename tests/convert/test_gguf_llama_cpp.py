@@ -214,6 +214,21 @@ def test_llama_cpp_reads_the_numbers_that_we_read(dtype: str, tokenizers: dict[s
             np.testing.assert_array_equal(ours.read(name).astype(np.float32), theirs.read(name))
 
 
+@pytest.mark.parametrize(("kind", "file_type"), [("Q4_1", 3), ("Q5_0", 8), ("Q5_1", 9), ("Q4_K", 15), ("Q5_K", 17), ("Q6_K", 18)])
+def test_what_llama_quantize_makes_is_read_as_llama_cpp_reads_it(
+    kind: str, file_type: int, tokenizers: dict[str, processor.Tokenizer], tmp_path: Path
+) -> None:
+    config = model_of(tokenizers["safe"], hidden_size=256, intermediate_size=512, num_hidden_layers=2)
+    sound = save(tmp_path / "sound.gguf", config, weights.lively(config), tokenizers["safe"], "F16")
+    llama_cpp_process.ask(sound, quantize=(tmp_path / "made.gguf", file_type))
+    llama_cpp_process.ask(tmp_path / "made.gguf", quantize=(tmp_path / "wide.gguf", 0))
+    with gguf_io.Reader(tmp_path / "made.gguf") as ours, gguf_io.Reader(tmp_path / "wide.gguf") as theirs:
+        assert ours.config == theirs.config == config
+        assert kind in {entry.dtype for entry in ours.entries.values()}
+        for name in ours.entries:
+            np.testing.assert_array_equal(ours.read(name), theirs.read(name))
+
+
 @pytest.mark.parametrize(("dtype", "file_type"), [("F16", 1), ("BF16", 32), ("Q8_0", 7), ("Q4_0", 2)])
 def test_types_and_bytes_are_those_of_llama_quantize(
     dtype: str, file_type: int, tokenizers: dict[str, processor.Tokenizer], tmp_path: Path

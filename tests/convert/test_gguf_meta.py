@@ -195,3 +195,10 @@ def test_what_a_file_need_not_say_has_llama_cpps_default() -> None:
 @pytest.mark.parametrize("prompt", [None, manifest.Prompt("alpaca"), manifest.Prompt("llama_cpp", "faithful", "closed")])
 def test_the_prompt_comes_back(prompt: manifest.Prompt | None) -> None:
     assert gguf_meta.read_prompt(said(MICRO, prompt=prompt)) == prompt
+
+
+@pytest.mark.parametrize("wrong", [{"template": 3}, {"boundary": "near"}, {"boundary": None}, {"turns": []}])
+def test_a_prompt_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
+    metadata = said(MICRO, prompt=manifest.Prompt("alpaca")) | {f"zhllama.prompt.{field}": value for field, value in wrong.items()}
+    with pytest.raises(ValueError, match=r"zhllama\.prompt says .* no way to put instructions"):
+        gguf_meta.read_prompt(metadata)

@@ -54,6 +54,11 @@ class Entry(NamedTuple):
     begin: int
     end: int
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the numbers take."""
+        return self.end - self.begin
+
 
 class Contents(NamedTuple):
     """What stands in front of a file's numbers.

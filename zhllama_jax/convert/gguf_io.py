@@ -81,12 +81,12 @@ def write(
     metadata |= gguf_vocab.keys(tokenizer, rows=config.vocab_size, chat_template=template)
     divisors = gguf_meta.rope_divisors(config)
     plan = {} if divisors is None else {gguf_meta.ROPE_FREQS: ("F32", divisors.shape)}
-    notes = []
+    crooked = []
     for tensor in names.tensors(config):
         stored = gguf_quant.storage(tensor.shape, dtype, head=tensor.name == names.matrix(config.head_matrix))
         plan[to_gguf(tensor.name)] = stored, tensor.shape
-        if stored == "F16" != dtype and tensor.form != "vector":
-            notes.append(f"{tensor.name} is stored as F16: its rows of {tensor.shape[-1]:,} are no multiple of {gguf_quant.BLOCK}")
+        if stored == "F16" != dtype:
+            crooked.append(tensor.name)
     described: dict[str, dict[str, Any]] = {}
 
     def encoded() -> Iterator[tuple[str, np.ndarray]]:
@@ -100,7 +100,8 @@ def write(
             yield to_gguf(wanted), octets
 
     said = gguf_file.write(path, metadata, plan, encoded())
-    return Written({path.name: said}, described, notes)
+    fallen = f"{len(crooked):,} matrices are stored as F16, since their rows are no multiple of {gguf_quant.BLOCK}: {names.listed(crooked)}"
+    return Written({path.name: said}, described, [fallen] if crooked else [])
 
 
 class Reader:
@@ -174,8 +175,15 @@ class Reader:
             raise ValueError(f"{self.path}: {error}") from None
 
     def prompt(self) -> manifest.Prompt | None:
-        """How instructions were put to the model in training, where the file was written here and says it."""
-        return gguf_meta.read_prompt(self.metadata)
+        """How instructions were put to the model in training, where the file was written here and says it.
+
+        Raises:
+          ValueError: it says something that is no such way.
+        """
+        try:
+            return gguf_meta.read_prompt(self.metadata)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
 
     def close(self) -> None:
         """Lets go of the file; arrays that were read of it stay."""

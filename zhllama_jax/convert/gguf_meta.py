@@ -205,7 +205,12 @@ def read_prompt(metadata: Mapping[str, Any]) -> manifest.Prompt | None:
       ValueError: it says something that is no such way.
     """
     said = {field: metadata.get(f"{_OURS}.prompt.{field}") for field in manifest.Prompt._fields}
-    return manifest.prompt({"prompt": said}) if said["template"] is not None else None
+    if said["template"] is None:
+        return None
+    try:
+        return manifest.prompt({"prompt": said})
+    except ValueError:
+        raise ValueError(f"{_OURS}.prompt says {_brief(said)}, which is no way to put instructions to a model") from None
 
 
 def _width(said: Mapping[str, Any], fields: dict[str, Any]) -> list[str]:

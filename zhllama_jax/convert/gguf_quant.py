@@ -11,7 +11,8 @@ library. Numbers are treated in pieces that stay in the processor's cache: no te
 
 What is stored how follows llama.cpp's own tools: vectors (norms) always as F32, matrices in the type asked for, and as F16 where a row is
 no multiple of 32. The head is what `llama-quantize` spares most: under Q4_0 the head (or the embedding that is the head too) becomes Q6_K
-there and Q8_0 here, the next better one of our types; an embedding of its own is Q4_0 like any matrix.
+there and Q8_0 here, the next better one of our types; an embedding of its own is Q4_0 like any matrix. What those tools make beyond
+these types is read (`gguf_others`), not written.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,9 +21,11 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from zhllama_jax.convert import gguf_others
+
 BLOCK = 32
 _CHUNK = 4096
-"""Blocks at a time: half a megabyte of float32."""
+"""Blocks of 32 at a time: half a megabyte of float32."""
 
 _Q8_0 = np.dtype([("scale", "<f2"), ("quants", "i1", BLOCK)])
 _Q4_0 = np.dtype([("scale", "<f2"), ("quants", "u1", BLOCK // 2)])
@@ -167,9 +170,10 @@ def decode(octets: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray
         return octets.view(PLAIN[dtype]).reshape(shape)
     form, dequantize = READABLE[dtype]
     blocks_B = octets.view(form)
-    result_BE = np.empty((len(blocks_B), TYPES[dtype].block), np.float32)
-    for start in range(0, len(blocks_B), _CHUNK):
-        piece = slice(start, start + _CHUNK)
+    block = TYPES[dtype].block
+    result_BE = np.empty((len(blocks_B), block), np.float32)
+    for start in range(0, len(blocks_B), _CHUNK * BLOCK // block):
+        piece = slice(start, start + _CHUNK * BLOCK // block)
         dequantize(blocks_B[piece], result_BE[piece])
     return result_BE.reshape(shape)
 
@@ -238,5 +242,6 @@ def _dequantize_4(blocks_B: np.ndarray, numbers_BE: np.ndarray) -> None:
 READABLE: Mapping[str, tuple[np.dtype, Callable[[np.ndarray, np.ndarray], None]]] = {
     "Q8_0": (_Q8_0, _dequantize_8),
     "Q4_0": (_Q4_0, _dequantize_4),
+    **gguf_others.READABLE,
 }
 """The quantised types that are read: form of a block, and what turns blocks into numbers."""
