@@ -211,10 +211,10 @@ def test_harmful_files_are_refused_at_once(case: str, tmp_path: Path) -> None:
     make, message = HARMFUL[case]
     path = tmp_path / "x.gguf"
     path.write_bytes(make())
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ValueError, match=rf"x\.gguf is no GGUF file: .*{re.escape(message)}"):
         gguf_file.read(path)
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 def test_what_is_not_there_and_a_folder_are_said_so(tmp_path: Path) -> None:
@@ -291,9 +291,9 @@ def fuzz(good: Path, count: int, seed: int) -> None:
             if number == count // 10:
                 peak = tracemalloc.get_traced_memory()[1]
                 tracemalloc.stop()  # it makes everything slow
-            started = time.perf_counter()
+            started = time.process_time()
             accepted += examine(mutant(contents, rng))
-            slowest = max(slowest, time.perf_counter() - started)
+            slowest = max(slowest, time.process_time() - started)
     finally:
         tracemalloc.stop()
     assert slowest < 2
