@@ -15,7 +15,7 @@ def test_numbers_are_the_librarys(dtype: str) -> None:
     kind = gguf_quant.TYPES[dtype]
     assert form.itemsize == kind.size
     rng = np.random.default_rng(0)
-    count = 1.5 * gguf_quant._CHUNK * gguf_quant.BLOCK / kind.block
+    count = 1.5 * gguf_quant._PIECE / kind.block
     rows_RB = rng.integers(0, 256, (3, int(count) // 3 * kind.size), np.uint8)
     blocks = rows_RB.reshape(-1).view(form)
     for field in {"d", "m"} & set(form.names or ()):

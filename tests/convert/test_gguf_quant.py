@@ -11,7 +11,7 @@ from zhllama_jax.convert import gguf_quant
 
 gguf = pytest.importorskip("gguf")
 
-WIDE = 3 * gguf_quant._CHUNK * gguf_quant.BLOCK
+WIDE = 3 * gguf_quant._PIECE
 KINDS = gguf_quant.WRITABLE
 
 

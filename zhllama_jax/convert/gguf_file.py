@@ -14,6 +14,7 @@ import mmap
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -256,12 +257,13 @@ def write(path: str | Path, metadata: Mapping[str, Value], plan: Plan, tensors: 
     source = iter(tensors)
     digest = hashlib.sha256()
     position = 0
-    with files.new_file(path) as stream:
+    with files.new_file(path) as stream, futures.ThreadPoolExecutor(1) as beside:
 
         def put(part: bytes | memoryview) -> None:
             nonlocal position
+            hashed = beside.submit(digest.update, part)
             stream.write(part)
-            digest.update(part)
+            hashed.result()
             position += len(part)
 
         put(_head(metadata, plan))

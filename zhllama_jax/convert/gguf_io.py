@@ -7,6 +7,7 @@ and back on the way in. A tied model has no `output.weight`. Numbers are quantis
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,10 +97,12 @@ def write(
             stored, shape = plan[to_gguf(wanted)]
             assert array.shape == shape, f"{wanted} came as {array.shape}, planned was {shape}"
             octets = gguf_quant.encode(rotary.neighbours(wanted, array, config), stored, name=wanted)
-            described[wanted] = {"dtype": stored, "shape": list(shape), "sha256": hashlib.sha256(octets.data).hexdigest()}
+            hashed = beside.submit(hashlib.sha256, octets.data)
             yield to_gguf(wanted), octets
+            described[wanted] = {"dtype": stored, "shape": list(shape), "sha256": hashed.result().hexdigest()}
 
-    said = gguf_file.write(path, metadata, plan, encoded())
+    with futures.ThreadPoolExecutor(1) as beside:
+        said = gguf_file.write(path, metadata, plan, encoded())
     fallen = f"{len(crooked):,} matrices are stored as F16, since their rows are no multiple of {gguf_quant.BLOCK}: {names.listed(crooked)}"
     return Written({path.name: said}, described, [fallen] if crooked else [])
 

@@ -7,7 +7,7 @@ F32, F16 and BF16 are plain numbers. Q8_0 and Q4_0 cut each row into blocks of 3
 
 In Q4_0 byte i holds number i in its low half and number i + 16 in its high half. The quotients are taken by the float32 scale, before it
 is rounded; halves round away from zero in Q8_0 and up in Q4_0. So the bytes are those of llama.cpp's reference code, and of its Python
-library. Numbers are treated in pieces that stay in the processor's cache: no temporary is larger than one of these.
+library. Numbers are treated in pieces that stay in a processor's cache, on all processors; no temporary is larger than a piece.
 
 What is stored how follows llama.cpp's own tools: vectors (norms) always as F32, matrices in the type asked for, and as F16 where a row is
 no multiple of 32. The head is what `llama-quantize` spares most: under Q4_0 the head (or the embedding that is the head too) becomes Q6_K
@@ -15,7 +15,9 @@ there and Q8_0 here, the next better one of our types; an embedding of its own i
 these types is read (`gguf_others`), not written.
 """
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from typing import NamedTuple
 
 import ml_dtypes
@@ -24,8 +26,8 @@ import numpy as np
 from zhllama_jax.convert import gguf_others
 
 BLOCK = 32
-_CHUNK = 4096
-"""Blocks of 32 at a time: half a megabyte of float32."""
+_PIECE = 1 << 17
+"""Numbers at a time: half a megabyte of float32."""
 
 _Q8_0 = np.dtype([("scale", "<f2"), ("quants", "i1", BLOCK)])
 _Q4_0 = np.dtype([("scale", "<f2"), ("quants", "u1", BLOCK // 2)])
@@ -147,14 +149,16 @@ def encode(array: np.ndarray, dtype: str, *, name: str = "a tensor") -> np.ndarr
     form, quantize = (_Q8_0, _quantize_8) if dtype == "Q8_0" else (_Q4_0, _quantize_4)
     blocks_BE = array.reshape(-1, BLOCK)
     result_B = np.empty(len(blocks_BE), form)
-    for start in range(0, len(blocks_BE), _CHUNK):
-        piece = slice(start, start + _CHUNK)
+
+    def work(piece: slice) -> None:
         numbers_BE = blocks_BE[piece].astype(np.float32, copy=False)
         # An infinite scale stands for numbers that are too large or infinite, a scale that is none for numbers that are none.
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             quantize(numbers_BE, result_B[piece])
         if not np.isfinite(result_B[piece]["scale"]).all():
             raise ValueError(_beyond(name, numbers_BE, dtype))
+
+    _in_pieces(work, len(blocks_BE), _PIECE // BLOCK)
     return result_B.view(np.uint8)
 
 
@@ -172,22 +176,33 @@ def decode(octets: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray
     blocks_B = octets.view(form)
     block = TYPES[dtype].block
     result_BE = np.empty((len(blocks_B), block), np.float32)
-    for start in range(0, len(blocks_B), _CHUNK * BLOCK // block):
-        piece = slice(start, start + _CHUNK * BLOCK // block)
-        dequantize(blocks_B[piece], result_BE[piece])
+    _in_pieces(lambda piece: dequantize(blocks_B[piece], result_BE[piece]), len(blocks_B), _PIECE // block)
     return result_BE.reshape(shape)
+
+
+def _in_pieces(work: Callable[[slice], None], count: int, step: int) -> None:
+    """Does the work on all of `count` things, `step` at a time; NumPy lets go of the interpreter's lock, so that threads help."""
+    pieces = [slice(start, start + step) for start in range(0, count, step)]
+    if len(pieces) == 1:
+        work(pieces[0])
+        return
+    with futures.ThreadPoolExecutor(min(len(pieces), os.cpu_count() or 1)) as pool:
+        for _ in pool.map(work, pieces):
+            pass
 
 
 def _plain(numbers: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     """The bytes of numbers in a plain type, rounded to nearest even."""
     result = numbers if numbers.dtype == dtype else np.empty(len(numbers), dtype)
-    for start in range(0, len(numbers), _CHUNK * BLOCK):
-        piece = slice(start, start + _CHUNK * BLOCK)
+
+    def work(piece: slice) -> None:
         if result is not numbers:
             with np.errstate(over="ignore"):
                 result[piece] = numbers[piece]
         if not np.isfinite(result[piece]).all():
             raise ValueError(_beyond(name, numbers[piece], next(known for known, plain in PLAIN.items() if plain == dtype)))
+
+    _in_pieces(work, len(numbers), _PIECE)
     return result.view(np.uint8)
 
 
