@@ -211,9 +211,17 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any], dict[str, str]]
     "no embedding": (lambda said, tensors, stored: tensors.pop(EMBED), r"no token_embd\.weight with rows"),
     "a bias": (
         lambda said, tensors, stored: tensors.update({"blk.0.attn_q.bias": np.zeros(32)}),
-        r"not part of this model: blk\.0\.attn_q\.bias",
+        r"not part of a LLaMA: blk\.0\.attn_q\.bias",
     ),
     "an expert": (lambda said, tensors, stored: tensors.update({"blk.0.ffn_gate_exps.weight": np.zeros((2, 2, 32))}), "ffn_gate_exps"),
+    "Hugging Face's name": (
+        lambda said, tensors, stored: tensors.update({"model.norm.weight": np.ones(32)}),
+        r"LLaMA: model\.norm\.weight",
+    ),
+    "a layer too many": (
+        lambda said, tensors, stored: tensors.update({"blk.9.attn_q.weight": np.ones((32, 32))}),
+        r"not part of this model",
+    ),
     "another shape": (lambda said, tensors, stored: tensors.update({NORM: np.zeros(33)}), r"model\.norm\.weight has shape \[33\]"),
     "rows as a vector": (lambda said, tensors, stored: tensors.update({EMBED: np.zeros(64)}), r"no token_embd\.weight with rows"),
     "more layers": (lambda said, tensors, stored: said.update({"llama.block_count": 3}), r"missing: model\.layers\.2"),

@@ -157,6 +157,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "large width": ({"llama.attention.key_length": 1 << 30}, "key_length must be one whole number from 2 to 4,096"),
     "vocabulary": ({"llama.vocab_size": 301}, "vocab_size is 301, the embedding has 300 rows"),
     "scaling": ({"llama.rope.scaling.type": "longrope"}, "only linear and yarn"),
+    "sharper without yarn": ({"llama.rope.scaling.attn_factor": 1.5}, "attn_factor 1.5 without yarn"),
     "another ramp": ({"llama.rope.scaling.yarn_beta_slow": 0.5}, "yarn_beta_slow = 0.5 changes the numbers"),
     "scaling without a factor": ({"llama.rope.scaling.type": "linear"}, "factor must be a number from 1"),
     "factor as text": ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": "2"}, "with a number for each parameter"),
@@ -171,6 +172,11 @@ def test_what_would_change_the_numbers_is_refused(case: str) -> None:
     metadata = {key: value for key, value in {**said(MICRO), **changes}.items() if value is not None}
     with pytest.raises(ValueError, match=message):
         back(metadata, MICRO)
+
+
+def test_a_factor_without_a_kind_is_linear() -> None:
+    metadata = {key: value for key, value in said(CONFIGS["linear"]).items() if key != "llama.rope.scaling.type"}
+    assert back(metadata, CONFIGS["linear"]) == CONFIGS["linear"]
 
 
 def test_both_kinds_of_scaling_are_refused() -> None:

@@ -134,6 +134,9 @@ class Reader:
             raise ValueError(f"{path} is one part of several: join them first with `llama-gguf-split --merge`")
         self._map: np.ndarray | None = np.memmap(path, np.uint8, mode="r")
         divisors = tensors.pop(gguf_meta.ROPE_FREQS, None)
+        strange = [name for name in tensors if to_hf(name) == name]
+        if strange:
+            raise ValueError(f"{path} holds tensors that are not part of a LLaMA: {names.listed(strange)}")
         self.entries: dict[str, gguf_file.Entry] = {to_hf(name): entry for name, entry in tensors.items()}
         embedding = self.entries.get(names.matrix("embed_tokens"))
         if embedding is None or len(embedding.shape) != 2:

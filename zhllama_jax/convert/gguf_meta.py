@@ -37,6 +37,7 @@ _REAL: Mapping[str, tuple[str, float, float]] = {
     "rope_theta": ("rope.freq_base", 1.0, 1e12),
 }
 _OPTIONAL = ("num_key_value_heads", "rope_theta", "max_position_embeddings")
+_IDS: Mapping[str, str] = {"bos": "bos", "eos": "eos", "pad": "padding"}
 _WIDTHS = ("attention.key_length", "attention.value_length", "rope.dimension_count")
 _SCALING = ("type", "factor", "original_context_length", "attn_factor")
 _YARN = (32.0, 1.0)
@@ -195,9 +196,6 @@ def read_config(
     )
 
 
-_IDS: Mapping[str, str] = {"bos": "bos", "eos": "eos", "pad": "padding"}
-
-
 def read_prompt(metadata: Mapping[str, Any]) -> manifest.Prompt | None:
     """How instructions were put to a model, where the file was written here and says it; None for others.
 
@@ -236,7 +234,9 @@ def _scaling(
 ) -> rope_config.RopeScaling | None:
     """The RoPE scaling that keys, or the tensor of divisors, describe."""
     found = {key: said[f"rope.scaling.{key}"] for key in _SCALING if f"rope.scaling.{key}" in said}
-    kind = found.get("type", "none")
+    kind = found.get("type", "linear" if "factor" in found else "none")  # llama.cpp's defaults
+    if kind != "yarn" and found.get("attn_factor", 1.0) != 1.0:
+        problems.append(f"rope.scaling.attn_factor {_brief(found['attn_factor'])} without yarn is not supported")
     if divisors is not None:
         if kind != "none":
             problems.append(f"both {ROPE_FREQS} and RoPE scaling of type {_brief(kind)}")
