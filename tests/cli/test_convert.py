@@ -16,7 +16,7 @@ from zhllama_jax.convert import host, llama_hf, manifest, source
 
 def test_another_cut_into_shards_keeps_every_bit(tuned_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["convert", "--input", str(tuned_model), "--output", str(tmp_path / "out"), "--to", "hf"]) == 0
-    assert manifest.fingerprint(tmp_path / "out") == manifest.fingerprint(tuned_model)
+    assert source.fingerprint(tmp_path / "out") == source.fingerprint(tuned_model)
     assert source.load_prompt(tmp_path / "out") == manifest.Prompt("alpaca")
     assert manifest.verify(tmp_path / "out") == []
     assert "fingerprint" in capsys.readouterr().out
@@ -68,7 +68,7 @@ def test_a_model_of_ours_is_replaced_when_told(base_model: Path, tmp_path: Path)
     words = ["convert", "--input", str(base_model), "--output", str(tmp_path / "out"), "--dtype"]
     assert program.run([*words, "float16"]) == 0
     assert program.run([*words, "bfloat16", "--overwrite"]) == 0
-    assert manifest.fingerprint(tmp_path / "out") != manifest.fingerprint(base_model)
+    assert source.fingerprint(tmp_path / "out") != source.fingerprint(base_model)
     assert host.load(tmp_path / "out").history[-1] == {"step": "convert", "dtype": "bfloat16"}
 
 

@@ -28,7 +28,7 @@ def save_adapter(directory: Path, model: Path, seed: int, requires: tuple[str, .
         rows={},
         lora_config=settings,
         base=model,
-        base_fingerprint=manifest.fingerprint(model),
+        base_fingerprint=source.fingerprint(model),
         requires=requires,
         tokenizer=processor.Tokenizer.load(model),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from zhllama_jax.cli import program
-from zhllama_jax.convert import manifest, peft
+from zhllama_jax.convert import peft, source
 
 CONFIG = """
 model: {model}
@@ -40,7 +40,7 @@ def train(config: Path, *words: str) -> int:
 def test_a_stage_leaves_an_adapter_and_is_done_once(config: Path, base_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(config) == 0
     adapter = peft.load(config.parent / "run" / "adapter")
-    assert adapter.base_fingerprint == manifest.fingerprint(base_model)
+    assert adapter.base_fingerprint == source.fingerprint(base_model)
     assert adapter.lora_config is not None
     assert adapter.lora_config.rank == 2
     written = (config.parent / "run" / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns

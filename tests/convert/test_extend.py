@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax import files, tree
-from zhllama_jax.convert import config_hf, extend, fold, host, llama_hf, manifest, peft
+from zhllama_jax.convert import config_hf, extend, fold, host, llama_hf, manifest, peft, source
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import resize
 from zhllama_jax.tokenizer import align, merge, processor
@@ -85,7 +85,7 @@ def test_random_rows_are_the_seed_s(base: Path, merged: processor.Tokenizer, tmp
     prints = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         extend.run(base, merged, tmp_path / name, init="normal", seed=seed)
-        prints.append(manifest.fingerprint(tmp_path / name))
+        prints.append(source.fingerprint(tmp_path / name))
     assert prints[0] == prints[1] != prints[2]
 
 
@@ -191,7 +191,7 @@ def trained(base: Path, tokenizer: processor.Tokenizer, tmp_path: Path) -> Path:
         rows=rows,
         lora_config=None,
         base=base,
-        base_fingerprint=manifest.fingerprint(base),
+        base_fingerprint=source.fingerprint(base),
         tokenizer=tokenizer,
     )
     return tmp_path / "adapter"

@@ -71,7 +71,7 @@ def world(
     llama_hf.save(
         folder / "base", config=config, params=params, tokenizer=tokenizer, history=[{"step": "resize"}], kept=KEPT, shard_bytes=30_000
     )
-    fingerprint = manifest.fingerprint(folder / "base")
+    fingerprint = source.fingerprint(folder / "base")
     world = World(folder / "base", params, [], [], [])
     stages: list[tuple[Any, tuple[str, ...], Any]] = [
         (None, ("base", "extension"), None),
@@ -171,7 +171,7 @@ def test_one_tensor_lives_at_a_time(world: World, tmp_path: Path, monkeypatch: p
 
 def test_no_adapter_changes_nothing(world: World, tmp_path: Path) -> None:
     fold.merge(world.base, [], tmp_path / "m")
-    assert manifest.fingerprint(tmp_path / "m") == manifest.fingerprint(world.base)
+    assert source.fingerprint(tmp_path / "m") == source.fingerprint(world.base)
     assert fold.load(world.base).checkpoint.prompt is None
 
 

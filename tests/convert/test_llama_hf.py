@@ -208,7 +208,7 @@ def test_there_and_back_through_transformers(
     expected, found = theirs.state_dict(), back.state_dict()
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert manifest.fingerprint(tmp_path / "theirs") == manifest.fingerprint(tmp_path / "ours")
+    assert source.fingerprint(tmp_path / "theirs") == source.fingerprint(tmp_path / "ours")
 
 
 @pytest.mark.parametrize("source", DTYPES)
@@ -301,7 +301,7 @@ def test_existing_directory_is_kept_unless_asked(
     with pytest.raises(ValueError, match="exists already"):
         llama_hf.save(tmp_path / "m", config=config, params=params, tokenizer=tokenizer)
     second = llama_hf.save(tmp_path / "m", config=config, params=params, tokenizer=tokenizer, dtype="float16", overwrite=True)
-    assert first["fingerprint"] != second["fingerprint"] == manifest.fingerprint(tmp_path / "m")
+    assert first["fingerprint"] != second["fingerprint"] == source.fingerprint(tmp_path / "m")
 
 
 def test_failure_leaves_nothing_behind(tmp_path: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: processor.Tokenizer) -> None:

@@ -154,14 +154,14 @@ def test_malformed_prompt_is_refused(directory: Path, prompt: Any) -> None:
 def test_fingerprint_is_of_the_tensors_not_the_files(
     tmp_path: Path, directory: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: processor.Tokenizer
 ) -> None:
-    expected = manifest.fingerprint(directory)
+    expected = source.fingerprint(directory)
     llama_hf.save(tmp_path / "n", config=config, params=params, tokenizer=tokenizer)
-    assert manifest.fingerprint(tmp_path / "n") == expected
+    assert source.fingerprint(tmp_path / "n") == expected
     (tmp_path / "n" / manifest.FILE).unlink()
-    assert manifest.fingerprint(tmp_path / "n") == expected
+    assert source.fingerprint(tmp_path / "n") == expected
     changed = {**params, "norm": {"weight": -params["norm"]["weight"]}}
     llama_hf.save(tmp_path / "o", config=config, params=changed, tokenizer=tokenizer)
-    assert manifest.fingerprint(tmp_path / "o") != expected
+    assert source.fingerprint(tmp_path / "o") != expected
 
 
 def test_a_directory_gives_way_only_to_one_of_its_kind_and_with_nothing_else_in_it(

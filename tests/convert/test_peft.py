@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from zhllama_jax import files, tree
-from zhllama_jax.convert import fold, llama_hf, manifest, names, peft
+from zhllama_jax.convert import fold, llama_hf, manifest, names, peft, source
 from zhllama_jax.lora import adapters
 from zhllama_jax.lora import config as lora_config_lib
 from zhllama_jax.model import config as config_lib
@@ -61,7 +61,7 @@ def save(tmp_path: Path, base: Path, config: config_lib.LlamaConfig, tokenizer: 
 
     def write(name: str = "adapter", **arguments: Any) -> Path:
         defaults = {"lora": {}, "rows": {}, "lora_config": None, "config": config, "base": base, "tokenizer": tokenizer}
-        peft.save(tmp_path / name, **{**defaults, "base_fingerprint": manifest.fingerprint(arguments.get("base", base)), **arguments})
+        peft.save(tmp_path / name, **{**defaults, "base_fingerprint": source.fingerprint(arguments.get("base", base)), **arguments})
         return tmp_path / name
 
     return write

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax import tree
-from zhllama_jax.convert import host, manifest, peft
+from zhllama_jax.convert import host, manifest, peft, source
 from zhllama_jax.data import config as data_config
 from zhllama_jax.train import config, feed, guard, log, loop
 
@@ -38,7 +38,7 @@ def test_a_model_is_trained_from_random_weights(base) -> None:
 def test_a_stage_leaves_an_adapter_and_its_base_alone(base, undisturbed) -> None:
     (adapter,) = undisturbed["adapters"]
     loaded = peft.load(adapter)
-    assert loaded.base_fingerprint == manifest.fingerprint(base) and not loaded.requires
+    assert loaded.base_fingerprint == source.fingerprint(base) and not loaded.requires
     assert set(loaded.rows) == {"embed_tokens", "lm_head"}
     assert loaded.lora_config.rank == 2 and len(loaded.lora_config.targets) == 4
     assert all(np.any(leaf) for path, leaf in tree.flatten(loaded.lora).items() if path.endswith("/b")), "every factor has learnt"

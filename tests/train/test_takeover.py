@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax import tree
-from zhllama_jax.convert import fold, llama_hf, manifest, peft
+from zhllama_jax.convert import fold, llama_hf, peft, source
 from zhllama_jax.lora import adapters
 from zhllama_jax.lora import config as lora_config
 from zhllama_jax.model import config as model_config
@@ -198,7 +198,7 @@ def test_trainables_that_no_adapter_can_hold(world) -> None:
 def test_the_identity_of_a_start_names_base_adapters_and_tokenizer(world, attention, tmp_path) -> None:
     chosen = experiment(world, tmp_path, adapters=tuple(attention["adapters"]), adapter="continue")
     identity = takeover.begin(chosen, say=print).identity()
-    assert identity["base"] == manifest.fingerprint(world / "base")
+    assert identity["base"] == source.fingerprint(world / "base")
     assert identity["adapters"] == [peft.load(attention["adapters"][0]).digest]
 
 

@@ -197,6 +197,15 @@ def load_config(path: str | Path) -> config_lib.LlamaConfig:
     return shape(path).config
 
 
+def fingerprint(path: str | Path) -> str:
+    """The fingerprint of a model: from its manifest if the weights still have their sizes, otherwise by reading them all."""
+    recorded = None if recognise(path) == "gguf" else manifest.unchanged_fingerprint(path)
+    if recorded is not None:
+        return recorded
+    with Source(path, as_found=True) as opened:
+        return opened.fingerprint()
+
+
 def load_prompt(path: str | Path) -> manifest.Prompt | None:
     """How instructions were put to a model in training; None for a base model."""
     if recognise(path) == "gguf":
