@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax import files, tree
-from zhllama_jax.convert import config_hf, extend, fold, host, llama_hf, manifest, peft, source
+from zhllama_jax.convert import config_hf, extend, fold, host, llama_hf, manifest, peft, rewrite, safetensors_io, source
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import resize
 from zhllama_jax.tokenizer import align, merge, processor
@@ -164,7 +164,8 @@ def test_a_row_without_a_piece_that_ends_texts_is_no_padding(
     shape = config_lib.named("micro", vocab_size=count + 2, eos_token_id=count + 1)
     llama_hf.save(tmp_path / "model", config=shape, params=make_params(shape), tokenizer=tokenizer)
     files.write_json(tmp_path / "model" / "config.json", config_hf.to_json(shape, "float32"))
-    monkeypatch.setattr(llama_hf, "load", lambda *_: pytest.fail("the weights were read"))
+    (tmp_path / "model" / manifest.FILE).unlink()
+    monkeypatch.setattr(safetensors_io.Reader, "read", lambda *_: pytest.fail("the weights were read"))
     with pytest.raises(ValueError, match=rf"has {count + 2} rows and a tokenizer of {count} pieces, and its eos_token_id {count + 1} has"):
         extend.run(tmp_path / "model", merged, tmp_path / "grown")
 
@@ -172,7 +173,7 @@ def test_a_row_without_a_piece_that_ends_texts_is_no_padding(
 def test_a_taken_output_is_found_before_the_weights_are_read(base: Path, merged: processor.Tokenizer, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "grown").mkdir()
     (tmp_path / "grown" / "precious").write_bytes(b"")
-    monkeypatch.setattr(llama_hf, "load", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr(safetensors_io.Reader, "read", lambda *_: pytest.fail("the weights were read"))
     with pytest.raises(ValueError, match=r"grown holds files and no zhllama\.json"):
         extend.run(base, merged, tmp_path / "grown", overwrite=True)
     with pytest.raises(ValueError, match="is read as an input and would be replaced"):
@@ -206,7 +207,7 @@ def test_adapters_of_the_smaller_model_fit_the_grown_one(base: Path, trained: Pa
     np.testing.assert_array_equal(after["base"][: grown.base_rows], np.asarray(before["base"][: grown.base_rows], np.float32) + 1)
     np.testing.assert_array_equal(after["extension"], before["extension"])
     assert any("was trained before" in note and "grew to" in note for note in found.checkpoint.notes)
-    merge_notes = fold.merge(tmp_path / "grown", [trained], tmp_path / "folded").notes
+    merge_notes = rewrite.run(tmp_path / "grown", tmp_path / "folded", adapters=[trained]).notes
     assert any("grew to" in note for note in merge_notes)
     np.testing.assert_array_equal(host.load(tmp_path / "folded").params["embed_tokens"]["base"], after["base"])
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.reference import weights
 from zhllama_jax import files
-from zhllama_jax.convert import gguf_file, gguf_io, gguf_meta, gguf_quant, manifest, names, tokenizer_hf, verify
+from zhllama_jax.convert import gguf_file, gguf_io, gguf_meta, gguf_quant, manifest, names, streamed, tokenizer_hf
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import llama, rope_config
 from zhllama_jax.tokenizer import processor
@@ -111,7 +111,7 @@ def test_transformers_computes_the_same_from_the_file(variant: str, sized: Any, 
     finally:
         if shown:
             bars.enable_progress_bar()
-    tokens_BT = verify.prompts(config.vocab_size)
+    tokens_BT = streamed.prompts(config.vocab_size)
     with torch.no_grad():
         theirs_BTV = model(torch.tensor(tokens_BT)).logits.numpy()
     params = weights.lively(config)

@@ -145,7 +145,8 @@ def test_unknown_keys_need_leave(tmp_path: Path, config: config_lib.LlamaConfig,
     llama_hf.save(tmp_path / "m", config=config, params=params, tokenizer=tokenizer)
     path = tmp_path / "m" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "frobnicate": 1}))
-    for read in (llama_hf.load, source.load_config, llama_hf.read_config):
+    (tmp_path / "m" / manifest.FILE).unlink()
+    for read in (host.load, source.load_config, llama_hf.read_config):
         with pytest.raises(ValueError, match=r"frobnicate is unknown .*--allow_unknown_keys"):
             read(tmp_path / "m")
     found = host.load(tmp_path / "m", allow_unknown=True)
@@ -314,9 +315,9 @@ def test_failure_leaves_nothing_behind(tmp_path: Path, config: config_lib.LlamaC
 def test_other_directories_are_explained(
     tmp_path: Path, config: config_lib.LlamaConfig, params: Any, tokenizer: processor.Tokenizer
 ) -> None:
-    with pytest.raises(FileNotFoundError, match="expected a Hugging Face model directory"):
+    with pytest.raises(FileNotFoundError, match=r"absent not found: expected a model: config\.json"):
         host.load(tmp_path / "absent")
-    with pytest.raises(FileNotFoundError, match=r"config\.json not found"):
+    with pytest.raises(FileNotFoundError, match=r"holds no model: expected a model: config\.json"):
         host.load(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="is an adapter, not a model"):

@@ -106,14 +106,6 @@ def test_transformers_computes_the_same(save: Callable[..., Path], params: Any, 
     assert "%|" not in capsys.readouterr().err, "a bar of transformers shows"
 
 
-def test_prompts_are_always_the_same() -> None:
-    tokens_BT = verify.prompts(300)
-    assert tokens_BT.shape == (verify.PROMPTS, verify.PROMPT_TOKENS)
-    assert tokens_BT.max() < 300
-    assert (tokens_BT[:, 0] == 1).all()
-    np.testing.assert_array_equal(tokens_BT, verify.prompts(300))
-
-
 def test_a_model_with_more_rows_is_the_other_one_grown(
     save: Callable[..., Path], make_params: Callable[..., Any], params: Any, config: config_lib.LlamaConfig
 ) -> None:

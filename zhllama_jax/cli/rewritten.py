@@ -67,10 +67,12 @@ def run(
     if to == "gguf":
         assert done.file is not None, "a GGUF file is one file"
         terminal.say(f"for a K-quant, with llama.cpp's own tool: {modelfile.k_quants(output / done.file, done.certificate['dtype'])}")
-    if found or dtype is not None:
+    if found:
         terminal.then("generate", "--model", output, "--prompt", "TEXT")
-    else:
+    elif done.same_numbers:
         terminal.then("verify", "--left", model, "--right", output)
+    else:  # rounded weights are not bit for bit the same
+        terminal.then("verify", "--left", output)
 
 
 def _say_proof(done: "rewrite.Rewritten") -> None:

@@ -36,6 +36,7 @@ class Rewritten(NamedTuple):
       certificate: what was proved of it.
       notes: for the user, as sentences.
       file: the file of weights where there is one only.
+      same_numbers: nothing was folded in, rounded, quantised or added.
       seconds: of the whole work without the comparison of logits, which says its own.
     """
 
@@ -43,6 +44,7 @@ class Rewritten(NamedTuple):
     certificate: Mapping[str, Any]
     notes: list[str]
     file: str | None
+    same_numbers: bool
     seconds: float
 
 
@@ -92,10 +94,9 @@ def run(
         fingerprint = recorded or (opened.fingerprint() if named else None)
         form = target.Form(to, dtype or _stored_dtype(opened, to), **how)
         target.check(form)
-        tokenizer, base = _grown(opened, loaded, notes)
+        base = _grown(opened, loaded, notes)
         notes += stack.check(base.config, loaded, fingerprint=fingerprint, base=model, force=force)
-        if loaded:
-            tokenizer = stack.choose_tokenizer(model, loaded, base.config)
+        tokenizer = stack.choose_tokenizer(model, loaded, base.config)
         prompt = manifest.told(stack.prompt(opened.prompt, loaded), template, boundary)
         carried = carry.find(model, prompt, num_pieces=tokenizer.vocab_size)
         held = llama_hf.parse_dtype(form.dtype if form.dtype in llama_hf.DTYPES else "float32")
@@ -133,31 +134,32 @@ def run(
         )
         notes = opened.notes + opened.reader.notes + notes + carried.notes + done.notes
     proved = files.read_json(Path(output) / llama_hf.CERTIFICATE, what="a certificate")
-    return Rewritten(done.manifest, proved, notes, done.file, time.monotonic() - begun - seconds)
+    same = not loaded and opened.dtypes == [form.dtype] and meant.config.vocab_size == opened.config.vocab_size
+    return Rewritten(done.manifest, proved, notes, done.file, same, time.monotonic() - begun - seconds)
 
 
-def _grown(opened: source.Source, adapters: Sequence[peft.Adapter], notes: list[str]) -> tuple[processor.Tokenizer, view.View]:
-    """The model's tokenizer and the model, with as many rows as released adapters have."""
+def _grown(opened: source.Source, adapters: Sequence[peft.Adapter], notes: list[str]) -> view.View:
+    """The model, with as many rows as released adapters have."""
     base = view.stored(opened)
     largest = max((len(some.ids) for adapter in adapters for some in adapter.rows.values()), default=0)
     released = [adapter for adapter in adapters if adapter.base_fingerprint is None and (adapter.directory / tokenizer_hf.MODEL).is_file()]
-    tokenizer = vocabulary.load(opened.path, opened.config)
     if not released or largest <= opened.config.vocab_size:
-        return tokenizer, base
+        return base
     larger = processor.Tokenizer.load(released[-1].directory)
     whole = all(
         any(name in adapter.rows and len(adapter.rows[name].ids) == larger.vocab_size for adapter in released)
         for name in (config_lib.MATRICES[:1] if opened.config.tie_word_embeddings else config_lib.MATRICES)
     )
     if larger.vocab_size != largest or not whole:
-        return tokenizer, base  # what does not fit is told by the check of the stack
+        return base  # what does not fit is told by the check of the stack
+    tokenizer = vocabulary.load(opened.path, opened.config)
     base = view.cut(base, tokenizer.vocab_size)
     base = view.grown(base, pieces=align.spell(tokenizer, larger), pad_token_id=larger.pad_id)
     notes.append(
         f"{opened.path} was grown from {opened.config.vocab_size:,} rows to the {largest:,} of {released[-1].directory}"
         f"{names.vocabulary_hint(opened.config.vocab_size, largest)}"
     )
-    return larger, base
+    return base
 
 
 def _history(
@@ -165,7 +167,8 @@ def _history(
 ) -> list[dict[str, Any]]:
     if adapters:
         return stack.history(opened.history, adapters, base=opened.path, fingerprint=fingerprint)
-    step: dict[str, Any] = {"step": "convert", "from": opened.format, "to": form.to, "dtype": form.dtype}
+    step: dict[str, Any] = {"step": "convert", "dtype": form.dtype}
+    step |= {"from": opened.format, "to": form.to} if opened.format != form.to else {}
     return [*opened.history, step | ({"template": template} if template else {})]
 
 
