@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from zhllama_jax import files, tree
-from zhllama_jax.convert import fold, llama_hf, manifest, names, peft, source
+from zhllama_jax.convert import llama_hf, manifest, names, peft, rewrite, source
 from zhllama_jax.lora import adapters
 from zhllama_jax.lora import config as lora_config_lib
 from zhllama_jax.model import config as config_lib
@@ -172,7 +172,7 @@ def test_peft_loads_ours_and_merges_to_the_same_numbers(
         if path.split("/")[-2] in setup.get("scales", {}) and path.endswith("/scale"):
             leaf[:] = setup["scales"][path.split("/")[-2]]
     directory = save(config=config, base=base, lora=lora, rows=random_rows(config, params, setup["blocks"]), lora_config=lora_config)
-    fold.merge(base, [directory], tmp_path / "merged")
+    rewrite.run(base, tmp_path / "merged", adapters=[directory])
     assert peft.load(directory).rows.keys() == ({"embed_tokens", "lm_head"} & params.keys() if setup["blocks"] else set())
 
     tokens = torch.tensor(np.random.default_rng(0).integers(0, config.vocab_size, (2, 19)))
@@ -232,7 +232,7 @@ def test_ours_reads_what_peft_saves(tmp_path: Path, base: Path, config: config_l
     model.save_pretrained(tmp_path / "adapter")
     loaded = peft.load(tmp_path / "adapter")
     assert loaded.base_fingerprint is None
-    notes = fold.merge(base, [tmp_path / "adapter"], tmp_path / "merged").notes
+    notes = rewrite.run(base, tmp_path / "merged", adapters=[tmp_path / "adapter"]).notes
     assert "does not say which base" in notes[0]
     expected = model.merge_and_unload().state_dict()
     found = safetensors.numpy.load_file(tmp_path / "merged" / "model.safetensors")
@@ -282,7 +282,7 @@ def drop(text: str) -> Callable[[dict[str, np.ndarray]], Any]:
 
 BROKEN: dict[str, tuple[Callable[[dict[str, np.ndarray]], Any], str]] = {
     "factor missing": (drop("layers.0.self_attn.q_proj.lora_B"), "q_proj lacks layer 0 lora_B"),
-    "layer missing": (drop("layers.0.mlp.up_proj"), "up_proj lacks layer 0 lora_A, layer 0 lora_B; an adapter has factors in all layers"),
+    "layer missing": (drop("layers.0.mlp.up_proj"), "up_proj lacks layer 0 lora_A, layer 0 lora_B; by adapter_config"),
     "empty": (drop("lora"), "empty"),
     "foreign tensor": (
         lambda tensors: tensors.update({"base_model.model.vision.lora_A.weight": np.ones((2, 2), np.float32)}),
@@ -364,15 +364,17 @@ def test_patterns_names_of_others_and_tied_heads_promise_nothing(
     assert peft.load(directory).rows.keys() == {"embed_tokens"}
 
 
-def test_missing_files_are_named(tmp_path: Path, save: Callable[..., Path], config: config_lib.LlamaConfig) -> None:
+def test_missing_files_are_named(tmp_path: Path, save: Callable[..., Path], base: Path, config: config_lib.LlamaConfig) -> None:
     with pytest.raises(FileNotFoundError, match="expected an adapter directory"):
         peft.load(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=r"adapter_config\.json not found"):
         peft.load(tmp_path)
     directory = save(lora=random_lora(config, LORA), lora_config=LORA)
-    (directory / peft.WEIGHTS).rename(directory / "adapter_model.bin")
-    with pytest.raises(FileNotFoundError, match="PyTorch file"):
+    (directory / peft.WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no weights: expected adapter_model\.safetensors or adapter_model\.bin"):
         peft.load(directory)
+    with pytest.raises(ValueError, match="base is a model, not an adapter"):
+        peft.load(base)
 
 
 def test_adapters_of_another_shape_do_not_fit(save: Callable[..., Path], config: config_lib.LlamaConfig, params: Any) -> None:

@@ -41,7 +41,7 @@ def run(
       shards: meta: number of files.
       even_shards: meta: refuse a vocabulary that the files cannot share evenly; else the last file has what is left over.
       logits: compare logits too where numbers were changed, on 64 tokens, layer by layer.
-      allow_unknown_keys: pass over keys of config.json or params.json that nobody knows here, which may change the numbers.
+      allow_unknown_keys: pass over keys of the configuration that nobody knows here, which may change the numbers.
       overwrite: replace a directory that zhllama wrote, at once when the new one is complete; an input is never replaced.
 
     Examples:
@@ -54,7 +54,7 @@ def run(
 
     if to == "peft":
         files.free_directory(output, ours=manifest.adapter_files, overwrite=overwrite, inputs=[input])
-        done = peft.rewrite(located.either(input), output, overwrite=overwrite)
+        done = peft.rewrite(located.either(input), output, overwrite=overwrite, allow_unknown=allow_unknown_keys)
         terminal.result(f"{output}: {len(done['tensors'])} tensors, digest {done['fingerprint'][:16]}")
         terminal.then("merge", "--model", "MODEL", "--adapter", output, "--output", "merged")
         return

@@ -70,45 +70,64 @@ A LLaMA model, written by `zhllama`: {shape}, {context}, stored as {dtype}.
 
 
 def adapter(
-    name: str, *, base: str, contents: str, loads_in_peft: bool, vocab_size: int, history: Sequence[Mapping[str, Any]], former: int = 0
+    name: str,
+    *,
+    base: str | None,
+    contents: str,
+    loads_in_peft: bool,
+    vocab_size: int | None,
+    history: Sequence[Mapping[str, Any]],
+    former: int = 0,
+    grows: bool = True,
+    certain: bool = True,
 ) -> str:
     """The page of an adapter directory.
 
     Args:
       name: the directory's name.
-      base: what it was trained on.
+      base: what it was trained on; None where nobody said.
       contents: a sentence about what it holds.
       loads_in_peft: false for rows without LoRA factors.
-      vocab_size: rows that the base must have.
+      vocab_size: rows that the base must have; None where nobody said.
       history: the steps that made it.
       former: how many adapters must be folded before it.
+      grows: it has a tokenizer, to which a base can be grown.
+      certain: its base is known by fingerprint.
     """
+    model = base or "MODEL"
     first = "".join(f"FORMER{number} " for number in range(1, former + 1))
     order = "\nWhat it was trained on top of stands before it, in order.\n" if former else ""
     if loads_in_peft:
         peft = (
-            f"It also loads with `peft.PeftModel.from_pretrained(model, ...)`. The base must have {vocab_size:,} rows first: "
-            "PEFT does not resize. Servers such as vLLM do not take adapters with trained rows; serve the merged model there."
+            "It also loads with `peft.PeftModel.from_pretrained(model, ...)`. The base must have "
+            f"{f'{vocab_size:,} rows' if vocab_size else 'the rows that it was trained with'} first: PEFT does not resize. "
+            "Servers such as vLLM do not take adapters with trained rows; serve the merged model there."
         )
     else:
         peft = "It holds rows of the vocabulary and no LoRA factors. PEFT cannot load that alone: merge it with `zhllama`."
+    growth = (
+        f"\nA base with fewer rows is grown first: `zhllama resize --model {model} --tokenizer {name}/tokenizer.model --output resized`.\n"
+    )
+    says = (
+        "`zhllama.json` says which base the adapter belongs to, by fingerprint, and which adapters must be folded before it."
+        if certain
+        else "Which base it belongs to, and what must be folded before it, nobody wrote down."
+    )
     return f"""# {name}
 
 An adapter in PEFT's layout, made with `zhllama`. {contents}
 
-Base: {base}
+Base: {base or "not recorded"}
 
 ## Use
 
 ```sh
-zhllama merge --model {base} --adapter {first}{name} --output merged
+zhllama merge --model {model} --adapter {first}{name} --output merged
 ```
-{order}
-A base with fewer rows is grown first: `zhllama resize --model {base} --tokenizer {name}/tokenizer.model --output resized`.
-
+{order}{growth if grows else ""}
 {peft}
 
-`zhllama.json` says which base the adapter belongs to, by fingerprint, and which adapters must be folded before it.
+{says}
 
 ## Steps
 

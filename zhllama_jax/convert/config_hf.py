@@ -17,13 +17,14 @@ from zhllama_jax.convert import rope_hf
 from zhllama_jax.model import config as config_lib
 
 MAX_CONFIG_BYTES = 1 << 20
+MAX_LAYERS = 1_024
 
 # Inclusive ranges, wider than any LLaMA: a config is read before anything is allocated by it.
 _WHOLE = {
     "vocab_size": (1, 4_000_000),
     "hidden_size": (1, 65_536),
     "intermediate_size": (1, 262_144),
-    "num_hidden_layers": (1, 1_024),
+    "num_hidden_layers": (1, MAX_LAYERS),
     "num_attention_heads": (1, 1_024),
     "num_key_value_heads": (1, 1_024),
     "head_dim": (2, 4_096),

@@ -38,6 +38,7 @@ def load(model: str | Path, adapters: Sequence[str | Path] = (), *, dtype: str |
         return Loaded(host.load(model, dtype=dtype), tokenizer)
     loaded = [peft.load(directory) for directory in adapters]
     base = host.load(model, digest=any(adapter.base_fingerprint for adapter in loaded))
+    loaded = [peft.fitted(adapter, base.config) for adapter in loaded]
     notes = [note for adapter in loaded for note in adapter.notes]
     notes += stack.check(base.config, loaded, fingerprint=base.fingerprint, base=model, force=force)
     stored = next(iter(base.params["norm"].values())).dtype

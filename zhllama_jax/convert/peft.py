@@ -8,43 +8,27 @@
 
 Despite its name the last one holds the rows themselves; PEFT puts them in the place of the base's. `adapter_config.json` holds what PEFT
 knows; `zhllama.json` beside it says which base the adapter belongs to and what must be folded before it. Rows without any LoRA
-factor are written the same way; PEFT cannot load that alone, and the directory's README says so.
+factor are written the same way; PEFT cannot load that alone, and the directory's README says so. That is what is written; `peft_tensors`
+says in which other layouts adapters are read, and `rewrite` brings them into this one.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from zhllama_jax import arrays, files, tree
-from zhllama_jax.convert import card, manifest, names, peft_config, readers, safetensors_io, tokenizer_hf
+from zhllama_jax.convert import llama_hf, manifest, names, peft_config, peft_tensors, peft_write, tokenizer_hf
 from zhllama_jax.lora import adapters
 from zhllama_jax.lora import config as lora_config_lib
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import llama
 from zhllama_jax.tokenizer import processor
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
-_PREFIX = "base_model.model."
-_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
-_ALL_ROWS = re.compile(r"(?P<module>(?:model\.)?(?:embed_tokens|lm_head))(?:\.modules_to_save(?:\.default)?)?\.weight")
-_SOME_ROWS = re.compile(r"(?P<module>(?:model\.)?(?:embed_tokens|lm_head))\.token_adapter\.trainable_tokens_delta(?:\.default)?")
-_ONE_FILE = 1 << 62
-
-
-class Rows(NamedTuple):
-    """Trained rows of one vocabulary matrix.
-
-    Attributes:
-      ids: [n] which rows, ascending.
-      values_VD: [n, D] float32, the rows themselves.
-    """
-
-    ids: np.ndarray
-    values_VD: np.ndarray
+WEIGHTS = peft_tensors.WEIGHTS
+CONFIG = peft_config.FILE
 
 
 class Adapter(NamedTuple):
@@ -52,7 +36,7 @@ class Adapter(NamedTuple):
 
     Attributes:
       lora: factors in our layout, `{"layers": {"self_attn": {"q_proj": {"a", "b", "scale"}}}}`, NumPy float32; {} for rows alone.
-      rows: trained rows by matrix, "embed_tokens" and "lm_head"; {} without any.
+      rows: trained rows by matrix, "embed_tokens" and "lm_head", read from the file when they are asked for; {} without any.
       lora_config: rank, alpha, dropout and targets of the factors; None for rows alone.
       digest: identifies the adapter: a digest of its tensors and scales.
       base_fingerprint: of the model that it was trained on; None where nobody said.
@@ -63,11 +47,13 @@ class Adapter(NamedTuple):
       history: the steps that made it.
       directory: where it was read.
       notes: what is odd and harmless, as sentences.
-      parts_tied: whole rows of the embedding alone, which part it from a head that was tied to it (PEFT without `ensure_weight_tying`).
+      settings: its configuration.
+      modules: PEFT's names of the kernels that have factors, where the others of their kind may have none (see `fitted`); None where all
+        have.
     """
 
     lora: arrays.Tree
-    rows: dict[str, Rows]
+    rows: dict[str, peft_tensors.Rows]
     lora_config: lora_config_lib.LoraConfig | None
     digest: str
     base_fingerprint: str | None
@@ -78,7 +64,13 @@ class Adapter(NamedTuple):
     history: list[dict[str, Any]]
     directory: Path
     notes: list[str]
-    parts_tied: bool
+    settings: peft_config.Settings
+    modules: tuple[str, ...] | None = None
+
+    @property
+    def parts_tied(self) -> bool:
+        """Whole rows of the embedding alone, which part it from a head that was tied to it (PEFT without `ensure_weight_tying`)."""
+        return "embed_tokens" in self.rows and self.rows["embed_tokens"].whole and not self.settings.tied
 
 
 def save(
@@ -89,7 +81,7 @@ def save(
     rows: Mapping[str, Mapping[str, Any]],
     lora_config: lora_config_lib.LoraConfig | None,
     base: str | Path,
-    base_fingerprint: str,
+    base_fingerprint: str | None,
     requires: Sequence[str] = (),
     tokenizer: processor.Tokenizer,
     prompt: manifest.Prompt | None = None,
@@ -105,7 +97,7 @@ def save(
       rows: trained blocks by matrix, as in `params`: `{"lm_head": {"extension": [V1p, D]}}`; both blocks for all rows; {} for none.
       lora_config: of the factors; None for none. Where a scale differs from its (an `extend`ed adapter), the patterns say so.
       base: the base model's directory or name, for humans.
-      base_fingerprint: see `manifest.fingerprint`.
+      base_fingerprint: of the base's weights; None if nobody knows.
       requires: digests of the adapters that must be folded before this one, in order.
       tokenizer: the one that it was trained with.
       prompt: how instructions were put to it.
@@ -123,12 +115,8 @@ def save(
         trained["lm_head"] = trained["embed_tokens"]  # PEFT cuts the tie when it saves whole matrices, so it needs both
     if not lora and not trained:
         raise ValueError("an adapter without LoRA factors and without rows: nothing was trained")
-    factors = list(_factor_names(config, lora))
-    scales = {path: np.asarray(leaf, np.float32).tolist() for path, leaf in tree.flatten(lora).items() if path.endswith("/scale")}
     ids = {name: some.ids for name, some in trained.items()}
-    settings = peft_config.to_json(config, lora_config=lora_config, ranks=_ranks(lora), scales=scales, rows=ids, base=str(base))
-    plan: dict[str, tuple[str, tuple[int, ...]]] = {name: ("F32", shape) for name, shape, _ in factors}
-    plan |= {_rows_name(config, name, some): ("F32", some.values_VD.shape) for name, some in trained.items()}
+    scales = _scales(lora)
     facts = {
         "scales": scales,
         "base": {"name": str(base), "fingerprint": base_fingerprint},
@@ -139,25 +127,25 @@ def save(
         "prompt": prompt._asdict() if prompt else None,
         "history": list(history),
     }
-    page = card.adapter(
-        Path(directory).name,
+    around = peft_write.Around(
+        settings=peft_config.to_json(config, lora_config=lora_config, ranks=_ranks(lora), scales=scales, rows=ids, base=str(base)),
+        facts=facts,
+        tokenizer=tokenizer,
+        context=config.context,
+        prompt=prompt,
         base=str(base),
-        contents=_contents(lora_config, _targets(lora), trained),
-        loads_in_peft=bool(lora),
         vocab_size=config.vocab_size,
-        history=history,
-        former=len(requires),
     )
-    with files.new_directory(directory, ours=manifest.adapter_files, overwrite=overwrite) as folder:
-        written = safetensors_io.write(folder, plan, _tensors(config, lora, factors, trained), stem="adapter_model", shard_bytes=_ONE_FILE)
-        files.write_json(folder / CONFIG, settings)
-        tokenizer_hf.write(folder, tokenizer, max_length=config.context, prompt=prompt)
-        files.atomic_write(folder / "README.md", page)
-        return manifest.write(folder, kind="adapter", written=written, facts=facts)
+    planned = [*peft_write.factors(config, lora), *peft_write.rows(trained)]
+    return peft_write.write(directory, planned, around, overwrite=overwrite)
 
 
-def load(directory: str | Path) -> Adapter:
-    """Reads an adapter directory, ours or PEFT's.
+def load(directory: str | Path, *, allow_unknown: bool = False) -> Adapter:
+    """Reads an adapter directory, ours or PEFT's; see `peft_tensors` for its layouts.
+
+    Args:
+      directory: the folder.
+      allow_unknown: pass over keys of its configuration that nobody knows.
 
     Raises:
       FileNotFoundError: something is not there.
@@ -166,28 +154,21 @@ def load(directory: str | Path) -> Adapter:
     """
     directory = Path(directory)
     files.expect_folder(directory, "an adapter directory")
-    settings, notes = peft_config.read(directory / CONFIG)
-    if not (directory / WEIGHTS).is_file():
-        stale = (
-            "; adapter_model.bin is a PyTorch file: load and save the adapter once with PEFT"
-            if (directory / "adapter_model.bin").is_file()
-            else ""
-        )
-        raise FileNotFoundError(f"{directory} has no {WEIGHTS}{stale}")
+    if (directory / llama_hf.CONFIG).is_file() and not (directory / CONFIG).is_file():
+        raise ValueError(f"{directory} is a model, not an adapter: an adapter's folder has an {CONFIG}")
+    settings, notes = peft_config.read(directory / CONFIG, allow_unknown=allow_unknown)
+    path = peft_tensors.find(directory)
     contents = manifest.read(directory, "adapter")
-    with manifest.hold(
-        directory, "adapter", safetensors_io.Reader([directory / WEIGHTS]), beside=(tokenizer_hf.MODEL,), digest=True
-    ) as reader:
-        lora, rows = _parse(reader, settings, where=str(directory))
-    scales = {path: leaf.tolist() for path, leaf in tree.flatten(lora).items() if path.endswith("/scale")}
-    digest = manifest.fingerprint_of(reader.described, {"scales": scales})
+    with manifest.hold(directory, "adapter", peft_tensors.open_file(path), beside=(tokenizer_hf.MODEL,), digest=True) as reader:
+        found = peft_tensors.parse(reader, settings, path=path)
+    digest = manifest.fingerprint_of(reader.described, {"scales": _scales(found.lora)})
     if contents is not None and digest != contents["fingerprint"]:
         raise ValueError(f"{directory}: weights or scales are not those that {manifest.FILE} records; they were changed after training")
     facts = _facts(contents, directory)
     return Adapter(
-        lora=lora,
-        rows=rows,
-        lora_config=settings.lora_config(_targets(lora)) if lora else None,
+        lora=found.lora,
+        rows=found.rows,
+        lora_config=settings.lora_config(_targets(found.lora)) if found.lora else None,
         digest=digest,
         base_fingerprint=facts["base"].get("fingerprint"),
         requires=facts["requires"],
@@ -196,17 +177,84 @@ def load(directory: str | Path) -> Adapter:
         prompt=manifest.prompt(contents),
         history=facts["history"],
         directory=directory,
-        notes=notes,
-        parts_tied="embed_tokens" in set(settings.saved) - settings.indices.keys() and not settings.tied,
+        notes=notes + reader.notes,
+        settings=settings,
+        modules=found.modules,
     )
+
+
+def rewrite(directory: str | Path, output: str | Path, *, overwrite: bool = False, allow_unknown: bool = False) -> dict[str, Any]:
+    """Writes an adapter of any layout in ours, number for number and in the dtypes in which it is stored, and certifies it.
+
+    What a manifest knows of base, order, prompt and history goes along, and so does the tokenizer.
+
+    Args:
+      directory: the adapter.
+      output: directory to write.
+      overwrite: replace an existing directory of ours.
+      allow_unknown: see `load`; what is written no longer has those keys.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      FileNotFoundError, ValueError: see `load`, or the output may not be written.
+    """
+    directory = Path(directory)
+    files.free_directory(output, ours=manifest.adapter_files, overwrite=overwrite, inputs=[directory])
+    adapter = load(directory, allow_unknown=allow_unknown)
+    whole = [matrix for matrix, some in adapter.rows.items() if some.whole]
+    trained = dict(adapter.rows)
+    if adapter.settings.tied and "embed_tokens" in whole:
+        whole, trained = list(config_lib.MATRICES), {matrix: trained["embed_tokens"] for matrix in config_lib.MATRICES}
+    settings = peft_config.again(
+        adapter.settings,
+        targets=adapter.modules or _targets(adapter.lora),
+        whole=whole,
+        some={matrix: some.ids.tolist() for matrix, some in trained.items() if not some.whole},
+    )
+    tokenizer = processor.Tokenizer.load(directory / tokenizer_hf.MODEL) if (directory / tokenizer_hf.MODEL).is_file() else None
+    path = peft_tensors.find(directory)
+    facts = {
+        "scales": _scales(adapter.lora),
+        "base": {"name": adapter.settings.base, "fingerprint": adapter.base_fingerprint},
+        "requires": adapter.requires,
+        "vocab_size": adapter.vocab_size,
+        "base_vocab_size": (manifest.read(directory, "adapter") or {}).get("base_vocab_size"),
+        "tokenizer_sha256": adapter.tokenizer_sha256,
+        "prompt": adapter.prompt._asdict() if adapter.prompt else None,
+        "history": [*adapter.history, {"step": "convert", "from": path.name, "to": WEIGHTS}],
+    }
+    around = peft_write.Around(
+        settings=settings,
+        facts=facts,
+        tokenizer=tokenizer,
+        context=peft_write.context(directory),
+        prompt=adapter.prompt,
+        base=adapter.settings.base,
+        vocab_size=adapter.vocab_size or max((len(some.ids) for some in trained.values() if some.whole), default=None),
+    )
+    with peft_tensors.open_file(path) as reader:
+        planned = [
+            peft_write.Planned(name, reader.entries[former].dtype, reader.entries[former].shape, functools.partial(reader.read, former))
+            for name, former in peft_tensors.canonical(reader.entries, str(directory)).items()
+        ]
+        planned += peft_write.rows(trained)
+        return peft_write.write(output, planned, around, certify=lambda folder: _certificate(adapter, folder), overwrite=overwrite)
 
 
 def _facts(contents: Mapping[str, Any] | None, directory: Path) -> dict[str, Any]:
     """What a manifest says about an adapter's surroundings; nothing where there is none."""
     if contents is None:
         return {"base": {}, "requires": [], "vocab_size": None, "tokenizer_sha256": None, "history": []}
-    kinds: dict[str, type] = {"base": dict, "requires": list, "vocab_size": int, "tokenizer_sha256": str, "history": list}
-    wrong = [key for key, kind in kinds.items() if not isinstance(contents.get(key), kind)]
+    kinds: dict[str, tuple[type, ...]] = {
+        "base": (dict,),
+        "requires": (list,),
+        "vocab_size": (int, type(None)),
+        "tokenizer_sha256": (str, type(None)),
+        "history": (list,),
+    }
+    wrong = [key for key, kind in kinds.items() if key not in contents or not isinstance(contents[key], kind)]
     if wrong:
         raise ValueError(f"{directory / manifest.FILE} is damaged: {', '.join(wrong)} missing or malformed")
     return {key: contents[key] for key in kinds}
@@ -223,8 +271,8 @@ def check_fits(adapter: Adapter, config: config_lib.LlamaConfig) -> None:
     for name, some in adapter.rows.items():
         if name not in params:
             problems.append(f"it holds rows of {name}, which the model ties to embed_tokens")
-        elif some.values_VD.shape[1] != config.hidden_size:
-            problems.append(f"its rows of {name} are {some.values_VD.shape[1]} wide, the model's {config.hidden_size}")
+        elif some.width != config.hidden_size:
+            problems.append(f"its rows of {name} are {some.width} wide, the model's {config.hidden_size}")
     if adapter.parts_tied and config.tie_word_embeddings:
         problems.append("it trained the rows of embed_tokens apart from the head, which the model ties to them")
     largest = max([*(int(some.ids[-1]) + 1 for some in adapter.rows.values()), adapter.vocab_size or 0])
@@ -242,158 +290,67 @@ def place_rows(config: config_lib.LlamaConfig, params: Mapping[str, Any], adapte
     check_fits(adapter, config)
     result = dict(params)
     for name, some in adapter.rows.items():
-        result[name] = dict(params[name])
+        result[name], values_VD = dict(params[name]), some.values_VD
         for block in config.blocks:
             inside = block.holds(some.ids)
             if inside.any():
                 block_VD = np.array(params[name][block.name], np.float32)
-                block_VD[some.ids[inside] - block.first] = some.values_VD[inside]
+                block_VD[some.ids[inside] - block.first] = values_VD[inside]
                 result[name][block.name] = block_VD
     return result
 
 
-def _trained_rows(config: config_lib.LlamaConfig, blocks: Mapping[str, Any]) -> Rows:
-    parts = []
-    for block in config.blocks:
-        if block.name in blocks:
-            ids = np.arange(block.first, block.first + block.rows)
-            parts.append((ids, np.asarray(blocks[block.name], np.float32)[: block.rows]))
-    assert len(parts) == len(blocks), f"blocks {sorted(blocks)} of a model with {config.extension_rows} extension rows"
-    return Rows(np.concatenate([ids for ids, _ in parts]), np.concatenate([values for _, values in parts]))
+def fitted(adapter: Adapter, config: config_lib.LlamaConfig) -> Adapter:
+    """An adapter of some layers only with zeros in those layers of a model that it leaves alone; any other as it is."""
+    if adapter.modules is None:
+        return adapter
+    leaves = tree.flatten(adapter.lora)
+    for path, leaf in leaves.items():
+        more = [(0, max(0, config.num_hidden_layers - len(leaf))), *[(0, 0)] * (leaf.ndim - 1)]
+        leaves[path] = np.pad(leaf, more, "edge" if path.endswith("/scale") else "constant")
+    return adapter._replace(lora=tree.unflatten(leaves))
 
 
-def _factor_names(config: config_lib.LlamaConfig, lora: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...], tuple[str, int]]]:
-    """(tensor's name, shape, (our path, layer)) of every factor, layer by layer."""
-    leaves = tree.flatten(lora)
-    for tensor in names.tensors(config):
-        path = tensor.path.removeprefix("params/").removesuffix("/kernel")
-        if tensor.layer is None or f"{path}/a" not in leaves:
-            continue
-        module = _PREFIX + tensor.name.removesuffix(".weight")
-        for side, leaf in (("A", "a"), ("B", "b")):
-            yield f"{module}.lora_{side}.weight", leaves[f"{path}/{leaf}"].shape[:0:-1], (f"{path}/{leaf}", tensor.layer)
+def _trained_rows(config: config_lib.LlamaConfig, blocks: Mapping[str, Any]) -> peft_tensors.Rows:
+    """Rows in memory, of one block or of both."""
+    present = [block for block in config.blocks if block.name in blocks]
+    assert len(present) == len(blocks), f"blocks {sorted(blocks)} of a model with {config.extension_rows} extension rows"
+    ids = np.concatenate([np.arange(block.first, block.first + block.rows) for block in present])
+
+    def read() -> np.ndarray:
+        return np.concatenate([np.asarray(blocks[block.name], np.float32)[: block.rows] for block in present])
+
+    return peft_tensors.Rows(ids, config.hidden_size, len(ids) == config.vocab_size, "F32", read)
 
 
-def _rows_name(config: config_lib.LlamaConfig, matrix: str, some: Rows) -> str:
-    module = _PREFIX + names.matrix(matrix).removesuffix(".weight")
-    return f"{module}.weight" if len(some.ids) == config.vocab_size else f"{module}.token_adapter.trainable_tokens_delta"
+def _certificate(adapter: Adapter, folder: Path) -> dict[str, Any]:
+    """Holds what was written against the adapter that was read.
+
+    Raises:
+      ValueError: with what differs.
+    """
+    written = load(folder)
+    meant, found = tree.flatten(adapter.lora), tree.flatten(written.lora)
+    same = {path: path in found and np.array_equal(leaf, found[path]) for path, leaf in meant.items()}
+    same |= {name: name in written.rows and _same_rows(some, written.rows[name]) for name, some in adapter.rows.items()}
+    other = [name for name, equal in same.items() if not equal] + [name for name in found if name not in meant]
+    if other or adapter.rows.keys() != written.rows.keys():
+        raise ValueError(f"{names.listed(other or sorted(written.rows))} was written with other numbers than were meant: nothing was kept")
+    return {"input": adapter.directory.name, "output": "peft", "digest": adapter.digest, "compared": len(same), "equal": len(same)}
 
 
-def _tensors(
-    config: config_lib.LlamaConfig, lora: Mapping[str, Any], factors: list[tuple[str, Any, tuple[str, int]]], trained: Mapping[str, Rows]
-) -> Iterator[tuple[str, np.ndarray]]:
-    leaves = tree.flatten(lora)
-    for name, _, (path, layer) in factors:
-        yield name, names.transposed(np.asarray(leaves[path][layer], np.float32))
-    for matrix, some in trained.items():
-        yield _rows_name(config, matrix, some), some.values_VD
+def _same_rows(left: peft_tensors.Rows, right: peft_tensors.Rows) -> bool:
+    return np.array_equal(left.ids, right.ids) and np.array_equal(left.values_VD, right.values_VD)
 
 
 def _ranks(lora: Mapping[str, Any]) -> dict[str, int]:
     return {path.removesuffix("/a"): leaf.shape[-1] for path, leaf in tree.flatten(lora).items() if path.endswith("/a")}
 
 
+def _scales(lora: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The scale of each module in each layer, which the digest knows too."""
+    return {path: np.asarray(leaf, np.float32).tolist() for path, leaf in tree.flatten(lora).items() if path.endswith("/scale")}
+
+
 def _targets(lora: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(path.split("/")[-2] for path in tree.flatten(lora) if path.endswith("/a")))
-
-
-def _contents(lora_config: lora_config_lib.LoraConfig | None, targets: Sequence[str], trained: Mapping[str, Rows]) -> str:
-    parts = [f"LoRA factors of rank {lora_config.rank} for {', '.join(targets)}"] if lora_config else []
-    parts += [f"{len(some.ids):,} rows of {name}" for name, some in trained.items()]
-    return f"It holds {' and '.join(parts)}, in float32."
-
-
-def _parse(reader: readers.Reader, settings: peft_config.Settings, *, where: str) -> tuple[arrays.Tree, dict[str, Rows]]:
-    """The tensors of an adapter in our layout, every one accounted for."""
-    factors: dict[str, dict[tuple[int, str], str]] = {}
-    rows: dict[str, Rows] = {}
-    unknown = []
-    for name in reader.entries:
-        short = name.removeprefix(_PREFIX)
-        if (match := _FACTOR.fullmatch(short)) and (found := names.find(f"{match['module']}.weight")) and found[2] == "kernel":
-            path, layer, _ = found
-            assert layer is not None, "kernels are stacked"
-            factors.setdefault(path.removeprefix("params/").removesuffix("/kernel"), {})[layer, match["side"]] = name
-        elif match := _ALL_ROWS.fullmatch(short):
-            values_VD = _float32(reader, name)
-            rows[match["module"].removeprefix("model.")] = Rows(np.arange(len(values_VD)), values_VD)
-        elif match := _SOME_ROWS.fullmatch(short):
-            matrix = match["module"].removeprefix("model.")
-            rows[matrix] = _indexed(settings.indices.get(matrix), _float32(reader, name), f"{where}: {name}")
-        else:
-            unknown.append(name)
-    if unknown:
-        raise ValueError(f"{where}: {peft_config.not_known(unknown)}")
-    if not factors and not rows:
-        raise ValueError(f"{where}: the adapter is empty")
-    _check_whole(factors, rows, settings, where)
-    if (
-        settings.tied
-        and set(rows) == set(config_lib.MATRICES)
-        and np.array_equal(rows["embed_tokens"].values_VD, rows["lm_head"].values_VD)
-    ):
-        del rows["lm_head"]
-    leaves: dict[str, np.ndarray] = {}
-    for path, found_names in factors.items():
-        leaves.update(_stack(reader, settings, path, found_names, where))
-    return tree.unflatten(leaves), rows
-
-
-def _check_whole(factors: Mapping[str, Any], rows: Mapping[str, Rows], settings: peft_config.Settings, where: str) -> None:
-    """Refuses a file that lacks what the configuration says was trained: without it the model would be another one.
-
-    Raises:
-      ValueError: with all that is missing.
-    """
-    missing = [f"rows of {name}" for name in settings.saved if name not in rows]
-    if settings.tied and "embed_tokens" in rows and "rows of lm_head" in missing:
-        missing.remove("rows of lm_head")  # a tied head may stand in the file once
-    modules = [_module(path, layer) for path, found in factors.items() for layer, _ in found]
-    missing += [f"factors of {name}" for name in settings.targets if not any(peft_config.is_named(module, name) for module in modules)]
-    if missing:
-        raise ValueError(f"{where}: {CONFIG} names {', '.join(missing)}, but {WEIGHTS} has none: save the adapter again, whole")
-
-
-def _module(path: str, layer: int) -> str:
-    """PEFT's name of a module, `model.layers.0.self_attn.q_proj`."""
-    return path.replace("layers/", f"model.layers.{layer}.").replace("/", ".")
-
-
-def _stack(
-    reader: readers.Reader, settings: peft_config.Settings, path: str, found: Mapping[tuple[int, str], str], where: str
-) -> dict[str, np.ndarray]:
-    """a [L, I, R], b [L, R, O] and scale [L] of one module in all layers; smaller ranks are filled with zeros, which stay zeros."""
-    layers = range(1 + max(layer for layer, _ in found))
-    missing = [f"layer {layer} lora_{side}" for layer in layers for side in "AB" if (layer, side) not in found]
-    if missing:
-        raise ValueError(f"{where}: {path} lacks {names.listed(missing)}; an adapter has factors in all layers, or is not supported")
-    pairs = [(_float32(reader, found[layer, "A"]), _float32(reader, found[layer, "B"])) for layer in layers]
-    scale_L = np.empty(len(layers), np.float32)
-    for layer, (a_RI, b_OR) in enumerate(pairs):
-        module = _module(path, layer)
-        rank, scale_L[layer] = settings.rank_and_scale(module)
-        if a_RI.ndim != 2 or b_OR.ndim != 2 or a_RI.shape[0] != rank or b_OR.shape[1] != rank:
-            raise ValueError(f"{where}: {module} has factors {list(a_RI.shape)} and {list(b_OR.shape)}, {CONFIG} says rank {rank}")
-    if len({(a_RI.shape[1], b_OR.shape[0]) for a_RI, b_OR in pairs}) > 1:
-        raise ValueError(f"{where}: the factors of {path} differ in shape between layers")
-    rank = max(a_RI.shape[0] for a_RI, _ in pairs)
-    a_LIR = np.stack([np.pad(a_RI.T, ((0, 0), (0, rank - a_RI.shape[0]))) for a_RI, _ in pairs])
-    b_LRO = np.stack([np.pad(b_OR.T, ((0, rank - b_OR.shape[1]), (0, 0))) for _, b_OR in pairs])
-    return {f"{path}/a": a_LIR, f"{path}/b": b_LRO, f"{path}/scale": scale_L}
-
-
-def _indexed(ids: Sequence[int] | None, values_VD: np.ndarray, where: str) -> Rows:
-    if ids is None or len(ids) != len(values_VD):
-        raise ValueError(f"{where} has {len(values_VD):,} rows, trainable_token_indices names {0 if ids is None else len(ids):,}")
-    order = np.argsort(ids, kind="stable")
-    sorted_ids = np.asarray(ids)[order]
-    if (np.diff(sorted_ids) == 0).any():
-        raise ValueError(f"{where}: trainable_token_indices names a row twice")
-    return Rows(sorted_ids, values_VD[order])
-
-
-def _float32(reader: readers.Reader, name: str) -> np.ndarray:
-    value = reader.read(name).astype(np.float32, copy=False)
-    if value.ndim != 2:
-        raise ValueError(f"{reader.file(name)}: {name} must be a matrix, got shape {list(value.shape)}")
-    return value

@@ -86,11 +86,12 @@ def run(
     begun = time.monotonic()
     model = Path(model)
     files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[model, *adapters])
-    loaded = [peft.load(directory) for directory in adapters]
+    loaded = [peft.load(directory, allow_unknown=allow_unknown) for directory in adapters]
     notes = [note for adapter in loaded for note in adapter.notes]
     recorded = None if source.recognise(model) == "gguf" else manifest.unchanged_fingerprint(model)
     named = any(adapter.base_fingerprint for adapter in loaded)
     with source.Source(model, digest=named or recorded is not None, allow_unknown=allow_unknown) as opened:
+        loaded = [peft.fitted(adapter, opened.config) for adapter in loaded]
         fingerprint = recorded or (opened.fingerprint() if named else None)
         form = target.Form(to, dtype or _stored_dtype(opened, to), **how)
         target.check(form)

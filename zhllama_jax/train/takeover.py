@@ -87,7 +87,7 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
     if experiment.expects is not None:
         experiment.expects.check(source.load_config(directory), where=experiment.model)
     checkpoint = host.load(directory, digest=True)
-    loaded = [peft.load(path) for path in experiment.adapters]
+    loaded = [peft.fitted(peft.load(path), checkpoint.config) for path in experiment.adapters]
     fingerprint = checkpoint.fingerprint
     for note in checkpoint.notes + [note for adapter in loaded for note in adapter.notes]:
         say(f"note: {note}")
