@@ -10,27 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.reference import released_adapters
 from zhllama_jax.convert import peft_config
 from zhllama_jax.lora import config as lora_config_lib
 from zhllama_jax.model import config as config_lib
 
 CONFIG = config_lib.named("micro", vocab_size=300, base_vocab_size=260)
 
-# As released with Chinese-LLaMA-Alpaca, by PEFT of commit 13e53fc.
-RELEASED = {
-    "bias": "none",
-    "enable_lora": None,
-    "fan_in_fan_out": False,
-    "inference_mode": True,
-    "lora_alpha": 128,
-    "lora_dropout": 0.05,
-    "merge_weights": False,
-    "modules_to_save": ["embed_tokens", "lm_head"],
-    "peft_type": "LORA",
-    "r": 64,
-    "target_modules": ["q_proj", "v_proj", "k_proj", "o_proj", "gate_proj", "down_proj", "up_proj"],
-    "task_type": "CAUSAL_LM",
-}
+# As released with Chinese-LLaMA-Alpaca; Plus and Pro have another rank.
+RELEASED = {**released_adapters.RELEASED, "r": 64, "lora_alpha": 128, "lora_dropout": 0.05}
 
 
 def read(tmp_path: Path, **changes: Any) -> tuple[peft_config.Settings, list[str]]:

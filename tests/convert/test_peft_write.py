@@ -8,70 +8,21 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from tests.reference import released_adapters
 from zhllama_jax import tree
-from zhllama_jax.convert import manifest, peft, peft_tensors, peft_write, safetensors_io, torch_io
+from zhllama_jax.convert import manifest, peft, peft_tensors, peft_write
 from zhllama_jax.lora import config as lora_config_lib
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.tokenizer import processor
 
 SQUARE = ("q_proj", "o_proj")
-# Exactly as released with Chinese-LLaMA-Alpaca, by PEFT of commit 13e53fc, but for the rank.
-RELEASED: dict[str, Any] = {
-    "bias": "none",
-    "enable_lora": None,
-    "fan_in_fan_out": False,
-    "inference_mode": True,
-    "lora_alpha": 32,
-    "lora_dropout": 0.1,
-    "merge_weights": False,
-    "modules_to_save": ["embed_tokens", "lm_head"],
-    "peft_type": "LORA",
-    "r": 4,
-    "target_modules": ["q_proj", "v_proj", "k_proj", "o_proj", "gate_proj", "down_proj", "up_proj"],
-    "task_type": "CAUSAL_LM",
-}
-
-
-def tensors(config: config_lib.LlamaConfig, rank: int = 4, dtype: Any = np.float16, layers: range = range(2)) -> dict[str, np.ndarray]:
-    """All seven factors of some layers, and all rows, as PEFT names them."""
-    rng = np.random.default_rng(4)
-    wide, kv, ffn = config.hidden_size, config.num_kv_heads * config.head_width, config.intermediate_size
-    kernels = {
-        "self_attn.q_proj": (wide, wide),
-        "self_attn.k_proj": (wide, kv),
-        "self_attn.v_proj": (wide, kv),
-        "self_attn.o_proj": (wide, wide),
-    }
-    kernels |= {"mlp.gate_proj": (wide, ffn), "mlp.up_proj": (wide, ffn), "mlp.down_proj": (ffn, wide)}
-    result = {}
-    for layer in layers:
-        for name, (inputs, outputs) in kernels.items():
-            result[f"base_model.model.model.layers.{layer}.{name}.lora_A.weight"] = rng.normal(size=(rank, inputs)).astype(dtype)
-            result[f"base_model.model.model.layers.{layer}.{name}.lora_B.weight"] = 0.1 * rng.normal(size=(outputs, rank)).astype(dtype)
-    result["base_model.model.model.embed_tokens.weight"] = rng.normal(size=(config.vocab_size, wide)).astype(dtype)
-    result["base_model.model.lm_head.weight"] = rng.normal(size=(config.vocab_size, wide)).astype(dtype)
-    return {name: value.astype(dtype) for name, value in result.items()}
-
-
-def released(folder: Path, found: dict[str, np.ndarray], tokenizer: processor.Tokenizer | None = None, **changes: Any) -> Path:
-    """A folder as it was released: adapter_model.bin, adapter_config.json and the tokenizer."""
-    folder.mkdir()
-    settings = {key: value for key, value in {**RELEASED, **changes}.items() if value != "absent"}
-    (folder / peft.CONFIG).write_text(json.dumps(settings))
-    stored = {dtype: name for name, dtype in safetensors_io.DTYPES.items()}
-    torch_io.write(folder / "adapter_model.bin", {name: (stored[value.dtype], value.shape) for name, value in found.items()}, found.items())
-    if tokenizer is not None:
-        (folder / "tokenizer.model").write_bytes(tokenizer.serialized)
-        (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
-        (folder / "special_tokens_map.json").write_text("{}")
-    return folder
 
 
 def test_a_released_adapter_is_rewritten_number_for_number(
     tmp_path: Path, config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer
 ) -> None:
-    found = tensors(config)
-    source = released(tmp_path / "released", found, tokenizer)
+    found = released_adapters.tensors(config)
+    source = released_adapters.write(tmp_path / "released", found, tokenizer)
     contents = peft.rewrite(source, tmp_path / "ours")
     written = safetensors.numpy.load_file(tmp_path / "ours" / peft.WEIGHTS)
     assert written.keys() == found.keys()
@@ -81,7 +32,7 @@ def test_a_released_adapter_is_rewritten_number_for_number(
     settings = json.loads((tmp_path / "ours" / peft.CONFIG).read_text())
     assert not settings.keys() & {"enable_lora", "merge_weights"}
     assert (settings["r"], settings["lora_alpha"], settings["lora_dropout"]) == (4, 32, 0.1)
-    assert sorted(settings["target_modules"]) == sorted(RELEASED["target_modules"])
+    assert sorted(settings["target_modules"]) == sorted(released_adapters.RELEASED["target_modules"])
     assert settings["modules_to_save"] == ["embed_tokens", "lm_head"]
     assert manifest.verify(tmp_path / "ours", "adapter") == []
     assert contents["history"] == [{"step": "convert", "from": "adapter_model.bin", "to": peft.WEIGHTS}]
@@ -97,7 +48,7 @@ def test_a_released_adapter_is_rewritten_number_for_number(
 
 
 def test_without_a_tokenizer_none_is_written(tmp_path: Path, config: config_lib.LlamaConfig) -> None:
-    peft.rewrite(released(tmp_path / "released", tensors(config)), tmp_path / "ours")
+    peft.rewrite(released_adapters.write(tmp_path / "released", released_adapters.tensors(config)), tmp_path / "ours")
     assert not list((tmp_path / "ours").glob("tokenizer*"))
     assert "grown first" not in (tmp_path / "ours" / "README.md").read_text()
 
@@ -146,8 +97,8 @@ def test_a_base_that_nobody_knows_is_written_as_such(
     ],
 )
 def test_adapters_of_some_layers_stay_such(tmp_path: Path, config: config_lib.LlamaConfig, changes: dict[str, Any]) -> None:
-    found = tensors(config, layers=range(1, 2))
-    source = released(tmp_path / "released", found, **changes)
+    found = released_adapters.tensors(config, layers=range(1, 2))
+    source = released_adapters.write(tmp_path / "released", found, **changes)
     peft.rewrite(source, tmp_path / "ours")
     before, after = (peft.fitted(peft.load(folder), config) for folder in (source, tmp_path / "ours"))
     assert before.modules == after.modules
@@ -157,16 +108,16 @@ def test_adapters_of_some_layers_stay_such(tmp_path: Path, config: config_lib.Ll
 
 def test_tied_rows_are_written_for_both_matrices(tmp_path: Path, config: config_lib.LlamaConfig) -> None:
     """PEFT cuts the tie when it saves whole matrices, so it needs both."""
-    found = tensors(config)
+    found = released_adapters.tensors(config)
     del found["base_model.model.lm_head.weight"]
-    peft.rewrite(released(tmp_path / "released", found, ensure_weight_tying=True), tmp_path / "ours")
+    peft.rewrite(released_adapters.write(tmp_path / "released", found, ensure_weight_tying=True), tmp_path / "ours")
     written = safetensors.numpy.load_file(tmp_path / "ours" / peft.WEIGHTS)
     np.testing.assert_array_equal(written["base_model.model.lm_head.weight"], found["base_model.model.model.embed_tokens.weight"])
     assert peft.load(tmp_path / "ours").rows.keys() == {"embed_tokens"}
 
 
 def test_unknown_keys_need_leave_and_are_gone_afterwards(tmp_path: Path, config: config_lib.LlamaConfig) -> None:
-    source = released(tmp_path / "released", tensors(config), frobnicate=1)
+    source = released_adapters.write(tmp_path / "released", released_adapters.tensors(config), frobnicate=1)
     with pytest.raises(ValueError, match="frobnicate is unknown"):
         peft.rewrite(source, tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
@@ -177,7 +128,7 @@ def test_unknown_keys_need_leave_and_are_gone_afterwards(tmp_path: Path, config:
 def test_other_numbers_than_were_meant_are_not_kept(
     tmp_path: Path, config: config_lib.LlamaConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = released(tmp_path / "released", tensors(config))
+    source = released_adapters.write(tmp_path / "released", released_adapters.tensors(config))
     plain = peft_write.rows
     monkeypatch.setattr(
         peft_write, "rows", lambda found: (each._replace(make=lambda each=each: each.make() + np.float16(1)) for each in plain(found))
@@ -188,7 +139,7 @@ def test_other_numbers_than_were_meant_are_not_kept(
 
 
 def test_an_output_is_never_the_input(tmp_path: Path, config: config_lib.LlamaConfig) -> None:
-    source = released(tmp_path / "released", tensors(config))
+    source = released_adapters.write(tmp_path / "released", released_adapters.tensors(config))
     with pytest.raises(ValueError, match="released"):
         peft.rewrite(source, source, overwrite=True)
     assert (source / "adapter_model.bin").is_file()
