@@ -119,14 +119,14 @@ def test_streamed_is_in_memory_is_the_library_s(
     for path, leaf in tree.flatten(expected).items():
         found = tree.flatten(streamed.params)[path]
         assert bits(tree.flatten(loaded.checkpoint.params)[path]) == bits(found), path
-        unit = np.finfo(np.float32).eps if dtype == np.float32 else 0  # two libraries sum a product of float32 in two orders
-        np.testing.assert_allclose(found.astype(np.float32), leaf.astype(np.float32), rtol=8 * unit, atol=8 * unit, err_msg=path)
+        unit = 1e-6 if dtype == np.float32 else 0  # two libraries sum a product of float32 in two orders
+        np.testing.assert_allclose(found.astype(np.float32), leaf.astype(np.float32), rtol=unit, atol=4 * unit, err_msg=path)
     assert loaded.checkpoint.prompt == streamed.prompt == manifest.Prompt("alpaca")
     assert streamed.history == loaded.checkpoint.history
     assert streamed.kept == loaded.checkpoint.kept and streamed.kept["pretraining_tp"] == 2
     assert [step["step"] for step in streamed.history] == ["resize", "train", "train", "train", "merge"]
     assert loaded.tokenizer.sha256 == tokenizer.sha256
-    saved = llama_hf.save(tmp_path / "saved", config=config, params=expected, tokenizer=tokenizer)
+    saved = llama_hf.save(tmp_path / "saved", config=config, params=loaded.checkpoint.params, tokenizer=tokenizer)
     assert saved["fingerprint"] == merged.manifest["fingerprint"]
     assert manifest.verify(tmp_path / "streamed") == []
 

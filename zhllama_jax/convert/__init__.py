@@ -8,8 +8,8 @@ its container, `gguf_quant` and `gguf_others` its number formats, `gguf_meta` an
 `modelfile` what stands beside it) are whole models; `peft` is adapters, with their settings (`peft_config`) and their tensors in every
 layout (`peft_tensors`; `peft_write` writes one). `manifest` says by digest what a directory holds, and holds what is read against it.
 
-`source` opens a model of any format, `host` takes it into memory, a `view` is a model as it will be, and `target` writes one. On these
-stand `rewrite` (any format in, adapters folded in, any format out), `extend` (a larger vocabulary), `fold` (the same in memory), `stack` (do base
-and adapters belong together?), `certificate` (what was proved of an output, with `streamed` logits) and `verify` (are two the same model?).
-`vocabulary` knows rows that no piece has, `carry` what else a directory holds.
+`source` opens a model of any format, `host` takes it into memory, a `view` is a model as it will be (made `ahead` of its use), and `target`
+writes one. On these stand `rewrite` (any format in, adapters folded in, any format out), `extend` (a larger vocabulary), `fold` (the same
+in memory), `stack` (do base and adapters belong together?), `certificate` (what was proved of an output, with `streamed` logits) and
+`verify` (are two the same model?). `vocabulary` knows rows that no piece has, `carry` what else a directory holds.
 """

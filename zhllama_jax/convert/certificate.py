@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zhllama_jax.convert import llama_hf, names, peft, source, streamed, view
+from zhllama_jax.convert import ahead, llama_hf, names, peft, source, streamed, view
 from zhllama_jax.lora import merge
 from zhllama_jax.model import config as config_lib
 
@@ -71,20 +71,31 @@ def _tensors(opened: source.Source, proof: Proof) -> dict[str, Any]:
     equal = neighbours = 0
     largest = 0.0
     wanted = names.tensors(proof.config)
-    for tensor in wanted:
-        meant, stored = again.read(tensor.name), opened.read(tensor.name)
-        if meant.dtype == stored.dtype and _same_bits(meant, stored):
-            equal += 1
-            continue
-        first, second = meant.astype(np.float32), stored.astype(np.float32)
-        distance = float(np.abs(first - second).max()) if first.shape == second.shape else float("inf")
-        count = _beyond(first, second, meant, stored, proof.dtype)
-        if count is None and tensor.form == "kernel" and meant.dtype == stored.dtype:
-            count = _within_rounding(first, second, proof, tensor)
-        if count is None:
-            raise ValueError(f"{tensor.name} was written with other numbers than were meant (up to {distance:g} apart): nothing was kept")
-        neighbours, largest = neighbours + count, max(largest, distance)
+    meant_all, stored_all = (map(read, (tensor.name for tensor in wanted)) for read in (again.read, opened.read))
+    with ahead.ahead(meant_all) as meant_ahead, ahead.ahead(stored_all) as stored_ahead:
+        for tensor, meant, stored in zip(wanted, meant_ahead, stored_ahead, strict=True):
+            if meant.dtype == stored.dtype and _same_bits(meant, stored):
+                equal += 1
+                continue
+            count, distance = _apart(tensor, meant, stored, proof)
+            neighbours, largest = neighbours + count, max(largest, distance)
     return {"compared": len(wanted), "equal": equal, "neighbours": neighbours, "max_abs": largest}
+
+
+def _apart(tensor: names.Tensor, meant: np.ndarray, stored: np.ndarray, proof: Proof) -> tuple[int, float]:
+    """How many numbers of a tensor were rounded to neighbours, and how far two numbers are apart at the most.
+
+    Raises:
+      ValueError: further than the dtype explains.
+    """
+    first, second = meant.astype(np.float32), stored.astype(np.float32)
+    distance = float(np.abs(first - second).max()) if first.shape == second.shape else float("inf")
+    count = _beyond(first, second, meant, stored, proof.dtype)
+    if count is None and tensor.form == "kernel" and meant.dtype == stored.dtype:
+        count = _within_rounding(first, second, proof, tensor)
+    if count is None:
+        raise ValueError(f"{tensor.name} was written with other numbers than were meant (up to {distance:g} apart): nothing was kept")
+    return count, distance
 
 
 def _again(proof: Proof) -> view.View:

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 
 """Bytes of one number of each dtype that a header may name."""
 _EXPONENT_BITS = {"F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80}
 _LOOKED_AT = 1 << 20
+_PART = 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
 _MAX_HEADER = 100_000_000
 _SMALL_HEADER = 1_000_000
@@ -283,20 +285,33 @@ def _write_file(
         position = end
     raw = json.dumps(table, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
-    whole = hashlib.sha256()
-    with files.room(path, 8 + len(raw) + position), open(path, "wb") as stream:
-        for part in (len(raw).to_bytes(8, "little"), raw):
-            stream.write(part)
-            whole.update(part)
+    whole = hashlib.sha256(len(raw).to_bytes(8, "little") + raw)
+    with (
+        files.room(path, 8 + len(raw) + position),
+        open(path, "wb", buffering=0) as stream,
+        futures.ThreadPoolExecutor(1) as beside,
+        futures.ThreadPoolExecutor(1) as besides,
+    ):
+        stream.write(len(raw).to_bytes(8, "little") + raw)
         for wanted, (dtype, shape) in plan.items():
             name, array = next(source)
             assert (name, array.dtype, array.shape) == (wanted, DTYPES[dtype], shape), f"{name} came where {wanted} was planned"
             array = np.asarray(array, order="C")
             octets = _octets(array)
-            stream.write(octets)
-            whole.update(octets)
-            digests[name] = describe(array)
+            hashed = beside.submit(whole.update, octets)
+            described = besides.submit(describe, array)
+            _write_all(stream, octets)
+            hashed.result()
+            digests[name] = described.result()
     return {"sha256": whole.hexdigest(), "bytes": 8 + len(raw) + position}
+
+
+def _write_all(stream: Any, octets: memoryview) -> None:
+    """Writes all of a tensor, in parts: the disk begins with the first while the others are copied."""
+    for start in range(0, len(octets), _PART):
+        rest = octets[start : start + _PART]
+        while rest:
+            rest = rest[stream.write(rest) :]
 
 
 def describe(array: np.ndarray) -> dict[str, Any]:

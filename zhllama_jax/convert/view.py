@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zhllama_jax import arrays, tree
-from zhllama_jax.convert import llama_hf, names, peft, source
+from zhllama_jax.convert import ahead, llama_hf, names, peft, source
 from zhllama_jax.lora import merge
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import resize
@@ -28,9 +28,10 @@ class View(NamedTuple):
     read: Callable[[str], np.ndarray]
 
     def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
-        """All tensors in the order of `names.tensors`, one at a time."""
-        for tensor in names.tensors(self.config):
-            yield tensor.name, self.read(tensor.name)
+        """All tensors in the order of `names.tensors`, one at a time, of which the next is made while one is used."""
+        made = ((tensor.name, self.read(tensor.name)) for tensor in names.tensors(self.config))
+        with ahead.ahead(made) as items:
+            yield from items
 
 
 def stored(opened: source.Source) -> View:
