@@ -24,6 +24,7 @@ LAYERS = {
     "files": 0,
     "lines": 0,
     "templates": 0,
+    "published": 0,
     "hub": 0,
     "tokenizer": 1,
     "model": 1,
@@ -42,7 +43,7 @@ LAYERS = {
     "cli": 6,
     "__main__": 7,
 }
-GROUND_ORDER = ["arrays", "tree", "beside", "files", "lines", "templates", "hub"]
+GROUND_ORDER = ["arrays", "tree", "beside", "files", "lines", "templates", "published", "hub"]
 
 # Modules that must import without jax, so that text tools start at once and run on machines that have none.
 JAX_FREE_PACKAGES = ("tokenizer", "cli")

@@ -30,6 +30,14 @@ MODEL = {
 READ = [name for name in MODEL if name.startswith(("config", "generation", "tokenizer", "model"))]
 
 
+PYTORCH = {
+    "config.json": "{}",
+    "pytorch_model.bin.index.json": json.dumps({"weight_map": {name: f"pytorch_model-0000{name}-of-00002.bin" for name in "12"}}),
+    "pytorch_model-00001-of-00002.bin": "first",
+    "pytorch_model-00002-of-00002.bin": "second",
+}
+
+
 def publish(server: fake_hub.Hub, name: str, files: dict[str, str], **choices: object) -> fake_hub.Repository:
     repository = fake_hub.Repository({file: text.encode() for file, text in files.items()}, **choices)  # type: ignore[arg-type]
     server.repositories[name] = repository
@@ -163,7 +171,11 @@ def test_weights_come_after_a_look_at_the_rest(hub_server: fake_hub.Hub) -> None
         ("tokenizer", "team/llama/old/zh.model", "old/zh.model", ["old/zh.model"]),
         ("adapter", "team/lora", ".", ["adapter_config.json", "adapter_model.safetensors", "tokenizer.model"]),
         ("either", "team/lora", ".", ["adapter_config.json", "adapter_model.safetensors", "tokenizer.model"]),
+        ("adapter", "team/old-lora", ".", ["adapter_config.json", "adapter_model.bin"]),
         ("model", "team/ours", ".", ["config.json", "model.safetensors", "zhllama.json", "README.md"]),
+        ("model", "team/pytorch", ".", list(PYTORCH)),
+        ("model", "team/small", ".", ["config.json", "pytorch_model.bin"]),
+        ("model", "team/both", ".", ["config.json", "model.safetensors"]),
     ],
 )
 def test_what_is_fetched_follows_from_what_is_wanted(
@@ -173,6 +185,10 @@ def test_what_is_fetched_follows_from_what_is_wanted(
     publish(hub_server, "team/llama", {**MODEL, "old/zh.model": "former pieces"})
     adapter = {"adapter_config.json": "{}", "adapter_model.safetensors": "factors", "adapter_model.bin": "", "tokenizer.model": "pieces"}
     publish(hub_server, "team/lora", adapter)
+    publish(hub_server, "team/old-lora", {"adapter_config.json": "{}", "adapter_model.bin": "factors", "optimizer.pt": ""})
+    publish(hub_server, "team/pytorch", {**PYTORCH, "optimizer.bin": "", "README.md": ""})
+    publish(hub_server, "team/small", {"config.json": "{}", "pytorch_model.bin": "weights", "training_args.bin": ""})
+    publish(hub_server, "team/both", {**PYTORCH, "model.safetensors": "weights"})
     listed = {"files": {"config.json": {}, "README.md": {}, "model.safetensors": {}, "gone.txt": {}}}
     ours = {"config.json": "{}", "README.md": "a card", "model.safetensors": "weights", "zhllama.json": json.dumps(listed), "notes.txt": ""}
     publish(hub_server, "team/ours", ours)
@@ -255,10 +271,16 @@ def test_a_token_opens_what_is_gated_and_private(hub_server: fake_hub.Hub, monke
     [
         (
             "model",
-            {"config.json": "{}", "pytorch_model.bin": ""},
-            "holds PyTorch files (pytorch_model.bin …); weights are read from safetensors",
+            {"config.json": "{}", "consolidated.00.pth": "", "flax_model.msgpack": ""},
+            "holds no weights that are read from the hub (consolidated.00.pth, flax_model.msgpack are not): expected model.safetensors or "
+            "pytorch_model.bin, or shards and their index: fetch it into a folder of this machine, and give that",
         ),
-        ("model", {"config.json": "{}"}, "team/x holds no weights: expected model.safetensors, or shards and"),
+        ("model", {"config.json": "{}"}, "team/x holds no weights: expected model.safetensors or pytorch_model.bin, or shards and"),
+        (
+            "model",
+            {**PYTORCH, "pytorch_model-00002-of-00002.bin": None},
+            "pytorch_model-00002-of-00002.bin named by pytorch_model.bin.index.json not there: the upload is incomplete",
+        ),
         ("model", {**MODEL, "model-00002-of-00002.safetensors": None}, "model-00002-of-00002.safetensors named by"),
         ("model", {"README.md": ""}, "team/x has no config.json, so it is no model that this program reads"),
         ("shape", {"README.md": ""}, "team/x has no config.json, so it is no model that this program reads"),
@@ -267,7 +289,7 @@ def test_a_token_opens_what_is_gated_and_private(hub_server: fake_hub.Hub, monke
             {"adapter_config.json": '{"base_model_name_or_path": "team/base"}', "adapter_model.safetensors": ""},
             "team/x is an adapter, not a model: give its base model, which it says is team/base, and this one as an adapter",
         ),
-        ("adapter", {"adapter_config.json": "{}", "adapter_model.bin": ""}, "holds PyTorch files (adapter_model.bin …)"),
+        ("adapter", {"adapter_config.json": "{}"}, "holds no weights: expected adapter_model.safetensors or adapter_model.bin"),
         ("adapter", MODEL, "team/x has no adapter_config.json, so it is no adapter that this program reads"),
         ("tokenizer", {"tokenizer.json": "{}"}, "team/x has a tokenizer.json but no tokenizer.model"),
         ("tokenizer", {"config.json": "{}"}, "team/x has no tokenizer.model, so it is no tokenizer that this program reads"),

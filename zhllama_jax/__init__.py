@@ -10,7 +10,7 @@ Layers; imports run downwards only, and packages of one layer never import each 
     L3  train   eval
     L2  data    convert   decode   demo
     L1  tokenizer   model   lora   shard
-    L0  arrays  tree  beside  files  lines  templates  hub
+    L0  arrays  tree  beside  files  lines  templates  published  hub
 
 At rest a model is a Hugging Face directory and what a stage learned is a PEFT adapter directory. In flight weights are nested dicts with
 the same paths, `{"params": …, "lora": …}`, and every table over them is a list of `(regex over the path, value)` read by `tree.match`.

@@ -6,33 +6,26 @@
 
 What exists here always wins, and what looks like a path is never asked for over the network: nor is owner/name where a folder `owner` is
 here, which is more likely a path with a slip in it (with @revision it is asked for all the same). The library huggingface_hub does the
-talking, so its settings hold: HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME. Only what this program reads is fetched, the weights
-last. What is returned is a path, and all below works on paths; a path in the cache bears the commit, so `id_of` can say where it came from.
+talking, so its settings hold: HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME. Only what this program reads is fetched (see `published`),
+the weights last. What is returned is a path, and all below works on paths; a path in the cache bears the commit, so `id_of` can say where
+it came from.
 """
 
 import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import zhllama_jax
-from zhllama_jax import beside, files
+from zhllama_jax import beside, files, published
 
 What = Literal["model", "adapter", "either", "shape", "tokenizer"]
 """What a name should stand for: a model, an adapter, any of the two, a model of which only the shape is read, or a tokenizer."""
 
 Say = Callable[[str], None]
-
-CONFIG, ADAPTER_CONFIG, MANIFEST = "config.json", "adapter_config.json", "zhllama.json"
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-TOKENIZER = "tokenizer.model"
-TOKENIZER_FILES = (TOKENIZER, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-MODEL_FILES = (CONFIG, "generation_config.json", INDEX, MANIFEST, *TOKENIZER_FILES, "chat_template.jinja", "LICENSE", "LICENSE.txt")
-ADAPTER_FILES = (ADAPTER_CONFIG, MANIFEST, *TOKENIZER_FILES)
 
 MISSING = "needs the library huggingface_hub: pip install huggingface_hub (the extra `hub`)"
 
@@ -58,24 +51,6 @@ class Address(NamedTuple):
     repository: str
     revision: str | None = None
     file: str | None = None
-
-
-class _Published(NamedTuple):
-    """What stands under an address.
-
-    Attributes:
-      name: as the user wrote it.
-      address: what that means.
-      commit: of the revision.
-      sizes: bytes of each file; where the hub cannot be reached, of those in the cache.
-      unreachable: why only the cache is there; None if the hub answered.
-    """
-
-    name: str
-    address: Address
-    commit: str
-    sizes: dict[str, int]
-    unreachable: str | None
 
 
 def address(name: str) -> Address | None:
@@ -134,7 +109,7 @@ def resolve(name: str | Path, what: What, *, say: Say, look: Callable[[Path], ob
       FileNotFoundError: nothing of that name is here, and it is no address, or the hub does not know it or its revision.
       PermissionError: the hub does not let this user read it; the sentence says what to do.
       OSError: the hub cannot be reached and the cache does not have it.
-      ValueError: the library is missing, the weights are no safetensors, or there is a file here where a folder is meant.
+      ValueError: the library is missing, there are no weights that are read, or there is a file here where a folder is meant.
     """
     found = address(name := str(name))
     if os.path.exists(name):
@@ -152,21 +127,20 @@ def resolve(name: str | Path, what: What, *, say: Say, look: Callable[[Path], ob
             f"{name}@main{beside.remark(name)}"
         )
     api = _api(name)
-    published = _published(api, name, found)
+    there = _ask(api, name, found)
     if what == "either":
-        what = "adapter" if ADAPTER_CONFIG in published.sizes and CONFIG not in published.sizes else "model"
-    _require(api, published, what)
+        what = "adapter" if published.ADAPTER_CONFIG in there.sizes and published.CONFIG not in there.sizes else "model"
+    _require(api, there, what)
     if what == "tokenizer":
-        file = found.file or TOKENIZER
-        return _download(api, published, [file], say=say) / file
+        file = found.file or published.TOKENIZER
+        return _download(api, there, [file], say=say) / file
     if what == "shape":
-        return _download(api, published, [CONFIG], say=say)
-    small = [file for file in (ADAPTER_FILES if what == "adapter" else MODEL_FILES) if file in published.sizes]
-    folder = _download(api, published, small, say=say)
+        return _download(api, there, [published.CONFIG], say=say)
+    folder = _download(api, there, published.small(there, adapter=what == "adapter"), say=say)
     if look is not None and what == "model":
         look(folder)
-    weights = [ADAPTER_WEIGHTS] if what == "adapter" else _weights(published, folder)
-    return _download(api, published, [*weights, *_listed(published, folder)], say=say)
+    weights = published.weights(there, folder, adapter=what == "adapter")
+    return _download(api, there, [*weights, *published.listed(there, folder)], say=say)
 
 
 def _is_known(found: Address) -> bool:
@@ -191,7 +165,7 @@ def _api(name: str) -> Any:
     return huggingface_hub.HfApi(library_name="zhllama-jax", library_version=zhllama_jax.__version__)
 
 
-def _published(api: Any, name: str, found: Address) -> _Published:
+def _ask(api: Any, name: str, found: Address) -> published.Published:
     """Asks the hub what stands under an address, and the cache where the hub gives no answer."""
     from huggingface_hub import constants
 
@@ -202,20 +176,20 @@ def _published(api: Any, name: str, found: Address) -> _Published:
             raise refusal from error
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer ({_brief(error)})"
     else:
-        return _Published(name, found, info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()}, None)
+        return published.Published(name, *found, info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()}, None)
     folder = _cached(found)
     if folder is None:
         remedy = "unset it to fetch the model" if constants.HF_HUB_OFFLINE else "check network, HF_ENDPOINT and proxy, or name a folder"
         raise OSError(f"{name} is neither a folder here nor in the hub's cache {constants.HF_HUB_CACHE}, and {why}: {remedy}")
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    return _Published(name, found, folder.name, sizes, why)
+    return published.Published(name, *found, folder.name, sizes, why)
 
 
 def _cached(found: Address) -> Path | None:
     """The folder of an address in the cache; None if none of the files that matter is there."""
     import huggingface_hub
 
-    for file in (found.file, CONFIG, ADAPTER_CONFIG, TOKENIZER):
+    for file in (found.file, published.CONFIG, published.ADAPTER_CONFIG, published.TOKENIZER):
         path = huggingface_hub.try_to_load_from_cache(found.repository, file, revision=found.revision) if file else None
         if isinstance(path, str):
             return _folder(path, file or "")
@@ -251,124 +225,79 @@ def _refusal(error: Exception, name: str, found: Address) -> OSError | None:
     return None
 
 
-def _require(api: Any, published: _Published, what: What) -> None:
+def _require(api: Any, there: published.Published, what: What) -> None:
     """Refuses a repository without the file that makes it what it should be."""
-    name, present = published.name, published.sizes
-    key = {"adapter": ADAPTER_CONFIG, "tokenizer": published.address.file or TOKENIZER}.get(what, CONFIG)
-    if published.unreachable and key not in present:
-        raise _incomplete(published, [key])
-    if key in present and (what != "adapter" or ADAPTER_WEIGHTS in present or published.unreachable):
+    name, present = there.name, there.sizes
+    key = {"adapter": published.ADAPTER_CONFIG, "tokenizer": there.file or published.TOKENIZER}.get(what, published.CONFIG)
+    if there.unreachable and key not in present:
+        raise published.incomplete(there, [key])
+    if key in present and (what != "adapter" or there.unreachable or any(file in present for file in published.ADAPTER_WEIGHTS)):
         return
-    if what == "tokenizer" and "tokenizer.json" in present and published.address.file is None:
+    if what == "tokenizer" and "tokenizer.json" in present and there.file is None:
         raise ValueError(
-            f"{name} has a tokenizer.json but no {TOKENIZER}: LLaMA with a SentencePiece tokenizer is the scope of this program, other "
-            "tokenizers are not supported"
+            f"{name} has a tokenizer.json but no {published.TOKENIZER}: LLaMA with a SentencePiece tokenizer is the scope of this program, "
+            "other tokenizers are not supported"
         )
-    if what in ("model", "shape") and ADAPTER_CONFIG in present:
-        folder = _download(api, published, [ADAPTER_CONFIG], say=lambda line: None)
-        contents = files.read_json(folder / ADAPTER_CONFIG, what="an adapter's configuration")
+    if what in ("model", "shape") and published.ADAPTER_CONFIG in present:
+        folder = _download(api, there, [published.ADAPTER_CONFIG], say=lambda line: None)
+        contents = files.read_json(folder / published.ADAPTER_CONFIG, what="an adapter's configuration")
         base = contents.get("base_model_name_or_path") if isinstance(contents, dict) else None
         named = f", which it says is {base}," if isinstance(base, str) else ","
         raise ValueError(f"{name} is an adapter, not a model: give its base model{named} and this one as an adapter")
     if what == "adapter" and key in present:
-        raise _no_safetensors(published, ADAPTER_WEIGHTS)
+        raise published.no_weights(there, " or ".join(published.ADAPTER_WEIGHTS))
     kind = "model" if what == "shape" else what
     raise FileNotFoundError(f"{name} has no {key}, so it is no {kind} that this program reads")
 
 
-def _weights(published: _Published, folder: Path) -> list[str]:
-    """The files of a model's weights: what its index names, or the single one."""
-    if INDEX not in published.sizes:
-        if SINGLE in published.sizes:
-            return [SINGLE]
-        raise _incomplete(published, [SINGLE]) if published.unreachable else _no_safetensors(published, f"{SINGLE}, or shards and {INDEX}")
-    index = files.read_json(folder / INDEX, what="an index of safetensors shards")
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    shards = weight_map.values() if isinstance(weight_map, dict) else ()  # what is wrong with it is said by its reader
-    named = sorted({shard for shard in shards if isinstance(shard, str)})
-    absent = [shard for shard in named if shard not in published.sizes]
-    if absent and published.unreachable:
-        raise _incomplete(published, absent)
-    if absent:
-        raise FileNotFoundError(f"{published.name}: {', '.join(absent[:8])} named by {INDEX} not there: the upload is incomplete")
-    return named
-
-
-def _no_safetensors(published: _Published, expected: str) -> ValueError:
-    pickles = sorted(file for file in published.sizes if file.endswith((".bin", ".pth", ".pt")))
-    if not pickles:
-        return ValueError(f"{published.name} holds no weights: expected {expected}")
-    return ValueError(
-        f"{published.name} holds PyTorch files ({pickles[0]} …); weights are read from safetensors ({expected}). Look for a revision with "
-        "them, or load and save it once with transformers (save_pretrained)"
-    )
-
-
-def _listed(published: _Published, folder: Path) -> list[str]:
-    """The files of a directory of ours, by its manifest: `verify` holds all of them against it."""
-    if MANIFEST not in published.sizes:
-        return []
-    contents = files.read_json(folder / MANIFEST, what="a manifest")
-    listed = contents.get("files") if isinstance(contents, dict) else None
-    return [name for name in listed if name in published.sizes] if isinstance(listed, dict) else []
-
-
-def _download(api: Any, published: _Published, wanted: Iterable[str], *, say: Say) -> Path:
+def _download(api: Any, there: published.Published, wanted: Iterable[str], *, say: Say) -> Path:
     """Fetches what the cache lacks of some files; the folder that then holds all of them."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    repository, commit = published.address.repository, published.commit
+    repository, commit = there.repository, there.commit
     wanted = list(dict.fromkeys(wanted))
     kept = {file: try_to_load_from_cache(repository, file, revision=commit) for file in wanted}
     lacking = [file for file, path in kept.items() if not isinstance(path, str)]
-    if lacking and published.unreachable:
-        raise _incomplete(published, lacking)
-    size = sum(published.sizes[file] for file in lacking)
+    if lacking and there.unreachable:
+        raise published.incomplete(there, lacking)
+    size = sum(there.sizes[file] for file in lacking)
     if lacking:
         what = f"commit {commit[:12]}, {len(lacking)} file{'s' * (len(lacking) > 1)}, {_bytes(size)}"
-        say(f"fetching {published.name} ({what}) from {constants.ENDPOINT} to {constants.HF_HUB_CACHE}")
+        say(f"fetching {there.name} ({what}) from {constants.ENDPOINT} to {constants.HF_HUB_CACHE}")
     with _bars(size > TOLD_BYTES and sys.stderr.isatty()):
         for number, file in enumerate(lacking, 1):
-            if published.sizes[file] > TOLD_BYTES:
-                say(f"file {number} of {len(lacking)}: {file}, {_bytes(published.sizes[file])}")
-            kept[file] = _fetch(api, published, file, commit)
+            if there.sizes[file] > TOLD_BYTES:
+                say(f"file {number} of {len(lacking)}: {file}, {_bytes(there.sizes[file])}")
+            kept[file] = _fetch(api, there, file, commit)
     if size > TOLD_BYTES:
-        say(f"fetched {published.name}")
+        say(f"fetched {there.name}")
     first = wanted[0]
-    _note_revision(api, published, first, str(kept[first]))
+    _note_revision(api, there, first, str(kept[first]))
     return _folder(str(kept[first]), first)
 
 
-def _fetch(api: Any, published: _Published, file: str, revision: str) -> str:
+def _fetch(api: Any, there: published.Published, file: str, revision: str) -> str:
     """One file's path in the cache."""
     try:
-        return api.hf_hub_download(published.address.repository, file, revision=revision)
-    except Exception as error:  # see `_published`
-        refusal = _refusal(error, published.name, published.address)
+        return api.hf_hub_download(there.repository, file, revision=revision)
+    except Exception as error:  # see `_ask`
+        refusal = _refusal(error, there.name, Address(there.repository, there.revision, there.file))
         if refusal is not None:
             raise refusal from error
         raise OSError(
-            f"{published.name}: {file} could not be fetched ({_brief(error)}): try again, the files that are there already stay"
+            f"{there.name}: {file} could not be fetched ({_brief(error)}): try again, the files that are there already stay"
         ) from error
 
 
-def _note_revision(api: Any, published: _Published, file: str, path: str) -> None:
+def _note_revision(api: Any, there: published.Published, file: str, path: str) -> None:
     """Has the cache know which commit the revision is, so that it finds the model by its name without a network."""
     import huggingface_hub
 
-    revision = published.address.revision or "main"
-    if published.unreachable or _COMMIT.fullmatch(revision):
+    revision = there.revision or "main"
+    if there.unreachable or _COMMIT.fullmatch(revision):
         return
-    if huggingface_hub.try_to_load_from_cache(published.address.repository, file, revision=revision) != path:
-        _fetch(api, published, file, revision)
-
-
-def _incomplete(published: _Published, lacking: Sequence[str]) -> OSError:
-    some = ", ".join(lacking[:4]) + (" …" if len(lacking) > 4 else "")
-    return OSError(
-        f"{published.name}: the hub's cache lacks {some} of commit {published.commit[:12]}, and {published.unreachable}: "
-        "fetch the rest once with a network"
-    )
+    if huggingface_hub.try_to_load_from_cache(there.repository, file, revision=revision) != path:
+        _fetch(api, there, file, revision)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from zhllama_jax import hub, templates
+from zhllama_jax import hub, published, templates
 from zhllama_jax.adapt import config as config_lib
 from zhllama_jax.adapt import training
 from zhllama_jax.convert import llama_hf, source
@@ -50,7 +50,7 @@ def base_files(config: config_lib.Adapt) -> list[str]:
         return [directory]
     with contextlib.closing(llama_hf.open_weights(directory)) as reader:
         weights = {reader.file(name).name for name in reader.entries}
-    present = [name for name in (*hub.MODEL_FILES, *sorted(weights)) if os.path.isfile(os.path.join(directory, name))]
+    present = [name for name in (*published.MODEL_FILES, *sorted(weights)) if os.path.isfile(os.path.join(directory, name))]
     return [os.path.join(directory, name) for name in present]
 
 
