@@ -195,9 +195,9 @@ def run(world: Path, name: str) -> dict[str, Any]:
 def shrunken(made: config.Experiment) -> config.Experiment:
     """The recipe for a micro model, one device and two steps."""
     sources = []
-    for source in made.data.sources:
-        kind = "text" if source.text else "sft"
-        data = dataclasses.replace(getattr(source, kind), length=LENGTH, held_out=0.0)
+    for each in made.data.sources:
+        kind = "text" if each.text else "sft"
+        data = dataclasses.replace(getattr(each, kind), length=LENGTH, held_out=0.0)
         sources.append(dataclasses.replace(source, **{kind: data}))
     return dataclasses.replace(
         made,

@@ -66,7 +66,8 @@ def run(
     _say_proof(done)
     if to == "gguf":
         assert done.file is not None, "a GGUF file is one file"
-        terminal.say(f"for a K-quant, with llama.cpp's own tool: {modelfile.k_quants(output / done.file, done.certificate['dtype'])}")
+        command = modelfile.k_quants(output / done.file, done.certificate["dtype"].upper())
+        terminal.say(f"for a K-quant, with llama.cpp's own tool: {command}")
     if found:
         terminal.then("generate", "--model", output, "--prompt", "TEXT")
     elif done.same_numbers:

@@ -103,40 +103,30 @@ def run(
         held = llama_hf.parse_dtype(form.dtype if form.dtype in llama_hf.DTYPES else "float32")
         base = view.padded(base, pad_vocab_multiple)
         meant = view.folded(base, loaded, held) if loaded else view.cast(base, held)
-        proof = certificate.Proof(base, loaded, meant.config, form.dtype, opened.dtypes, logits)
-        seconds = 0.0
+        generation = llama_hf.with_sampling(opened.generation) if loaded else opened.generation
+        history = _history(opened, loaded, form, fingerprint, template)
+        proved: dict[str, Any] = {}
 
         def certify(folder: Path, written: Any) -> Mapping[str, Any]:
-            nonlocal seconds
             if fingerprint is not None and opened.fingerprint() != fingerprint:
                 raise ValueError(f"{model}: the weights are not those that {manifest.FILE} records; `zhllama verify` says which differ")
-            found = certificate.certify(folder, proof)
-            seconds = found["logits"]["seconds"] if found["logits"] else 0.0
-            return found | {
-                "input": str(model.name),
-                "output": to,
-                "fingerprint": opened.fingerprint() if opened.reader.described else None,
-            }
+            proof = certificate.Proof(base, loaded, meant.config, form.dtype, opened.dtypes, logits)
+            about = {"input": {"format": opened.format, "fingerprint": fingerprint}, "adapters": [each.digest for each in loaded]}
+            proved.update(about | {"output": to} | certificate.certify(folder, proof))
+            return proved
 
         done = target.write(
             output,
             meant,
             form=form,
-            around=target.Around(
-                tokenizer=tokenizer,
-                prompt=prompt,
-                generation=llama_hf.with_sampling(opened.generation) if loaded else opened.generation,
-                history=_history(opened, loaded, form, fingerprint, template),
-                carried=carried.files,
-                kept=opened.kept,
-            ),
+            around=target.Around(tokenizer, prompt, generation, history, carried.files, opened.kept),
             certify=certify,
             overwrite=overwrite,
         )
         notes = opened.notes + opened.reader.notes + notes + carried.notes + done.notes
-    proved = files.read_json(Path(output) / llama_hf.CERTIFICATE, what="a certificate")
-    same = not loaded and opened.dtypes == [form.dtype] and meant.config.vocab_size == opened.config.vocab_size
-    return Rewritten(done.manifest, proved, notes, done.file, same, time.monotonic() - begun - seconds)
+        same = not loaded and opened.dtypes == [form.dtype] and meant.config.vocab_size == opened.config.vocab_size
+    seconds = time.monotonic() - begun - (proved["logits"]["seconds"] if proved["logits"] else 0.0)
+    return Rewritten(done.manifest, proved, notes, done.file, same, seconds)
 
 
 def _grown(opened: source.Source, adapters: Sequence[peft.Adapter], notes: list[str]) -> view.View:

@@ -90,6 +90,7 @@ def prompt(base: manifest.Prompt | None, adapters: Sequence[peft.Adapter]) -> ma
 def history(
     former: Sequence[Mapping[str, Any]], adapters: Sequence[peft.Adapter], *, base: Path, fingerprint: str | None
 ) -> list[dict[str, Any]]:
+    """What was done to a merged model: the base's steps, those of the adapters, and the merge."""
     steps = [dict(step) for step in former] + [dict(step) for adapter in adapters for step in adapter.history]
     folded = [{"name": hub.id_of(adapter.directory) or adapter.directory.name, "digest": adapter.digest} for adapter in adapters]
     return [*steps, {"step": "merge", "base": hub.id_of(base) or base.name, "base_fingerprint": fingerprint, "adapters": folded}]
