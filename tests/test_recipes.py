@@ -198,7 +198,7 @@ def shrunken(made: config.Experiment) -> config.Experiment:
     for each in made.data.sources:
         kind = "text" if each.text else "sft"
         data = dataclasses.replace(getattr(each, kind), length=LENGTH, held_out=0.0)
-        sources.append(dataclasses.replace(source, **{kind: data}))
+        sources.append(dataclasses.replace(each, **{kind: data}))
     return dataclasses.replace(
         made,
         data=dataclasses.replace(made.data, sources=tuple(sources)),
