@@ -159,3 +159,15 @@ def test_names_are_ours_layer_by_layer() -> None:
     assert list(peft_tensors.canonical(found, "here")) == [
         f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{side}.weight" for layer in (2, 10) for side in "AB"
     ]
+
+
+def test_rows_beside_the_trained_ones_do_not_part_a_tied_head(tmp_path: Path, config: config_lib.LlamaConfig) -> None:
+    """PEFT adds the embedding of a resized vocabulary to any adapter; that is in no modules_to_save, before and after."""
+    found = released_adapters.tensors(config)
+    del found["base_model.model.lm_head.weight"]
+    source = released_adapters.write(tmp_path / "released", found, modules_to_save=None)
+    peft.rewrite(source, tmp_path / "ours")
+    for folder in (source, tmp_path / "ours"):
+        loaded = peft.load(folder)
+        assert (loaded.rows["embed_tokens"].whole, loaded.settings.saved, loaded.parts_tied) == (True, (), False)
+        peft.check_fits(loaded, config.replace(tie_word_embeddings=True))

@@ -154,3 +154,5 @@ def test_rows_of_a_vocabulary_that_was_resized_come_in(base: Path, tmp_path: Pat
     loaded = peft.load(tmp_path / "adapter")
     np.testing.assert_array_equal(loaded.rows["embed_tokens"].values_VD, merged["model.embed_tokens.weight"].numpy())
     np.testing.assert_allclose(ours(tmp_path / "resized", [tmp_path / "adapter"]), expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    peft.rewrite(tmp_path / "adapter", tmp_path / "ours")
+    np.testing.assert_allclose(logits(peft_of(tmp_path / "resized", tmp_path / "ours")), expected, rtol=0, atol=1e-6)

@@ -70,7 +70,7 @@ class Adapter(NamedTuple):
     @property
     def parts_tied(self) -> bool:
         """Whole rows of the embedding alone, which part it from a head that was tied to it (PEFT without `ensure_weight_tying`)."""
-        return "embed_tokens" in self.rows and self.rows["embed_tokens"].whole and not self.settings.tied
+        return "embed_tokens" in self.settings.saved_whole and not self.settings.tied
 
 
 def save(
@@ -203,10 +203,9 @@ def rewrite(directory: str | Path, output: str | Path, *, overwrite: bool = Fals
     directory = Path(directory)
     files.free_directory(output, ours=manifest.adapter_files, overwrite=overwrite, inputs=[directory])
     adapter = load(directory, allow_unknown=allow_unknown)
-    whole = [matrix for matrix, some in adapter.rows.items() if some.whole]
-    trained = dict(adapter.rows)
+    trained, whole = dict(adapter.rows), adapter.settings.saved_whole
     if adapter.settings.tied and "embed_tokens" in whole:
-        whole, trained = list(config_lib.MATRICES), {matrix: trained["embed_tokens"] for matrix in config_lib.MATRICES}
+        whole, trained = config_lib.MATRICES, {matrix: trained["embed_tokens"] for matrix in config_lib.MATRICES}
     settings = peft_config.again(
         adapter.settings,
         targets=adapter.modules or _targets(adapter.lora),

@@ -86,6 +86,11 @@ class Settings(NamedTuple):
     every_layer: bool
     base: str | None
 
+    @property
+    def saved_whole(self) -> tuple[str, ...]:
+        """Matrices that were trained whole. Others may stand in the file all the same, in the place of the base's: a resized vocabulary."""
+        return tuple(name for name in self.saved if name not in self.indices)
+
     def rank_and_scale(self, module: str) -> tuple[int, float]:
         """(rank, scale) of one module, `model.layers.0.self_attn.q_proj`."""
         rank = _lookup(self.rank_pattern, module, self.rank)
@@ -214,8 +219,8 @@ def again(settings: Settings, *, targets: Sequence[str], whole: Sequence[str], s
     Args:
       settings: what was read.
       targets: the modules that have factors, by ends of their names.
-      whole: matrices of which all rows are there.
-      some: ids of the rows, in their order, by other matrix.
+      whole: matrices that were trained whole.
+      some: ids of the rows, in their order, by other matrix of which some rows are there.
     """
     contents = _written(
         settings.base,
