@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.reference import released_adapters
 from zhllama_jax.cli import program
 from zhllama_jax.convert import host, llama_hf, manifest, source
 
@@ -122,3 +123,16 @@ def test_nothing_of_the_source_is_dropped_in_silence_and_nothing_put_into_its_mo
     assert "note: left out of what is written: README.md, training_args.bin\n" in capsys.readouterr().err
     assert (out / "LICENSE").read_text() == "You may." and manifest.verify(out) == []
     assert llama_hf.load_generation(out).keys() == {"bos_token_id", "eos_token_id", "pad_token_id"}
+
+
+def test_a_released_adapter_becomes_one_of_ours(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    released = released_adapters.write(tmp_path / "lora", released_adapters.tensors(source.load_config(base_model)), frobnicate=1)
+    words = ["convert", "--input", str(released), "--to", "peft", "--output", str(tmp_path / "out")]
+    assert program.run(words) == 1
+    assert "frobnicate is unknown" in capsys.readouterr().err
+    assert program.run([*words, "--allow_unknown_keys"]) == 0
+    assert "30 tensors, digest" in capsys.readouterr().out
+    assert manifest.verify(tmp_path / "out", "adapter") == []
+    assert program.run(["merge", "--model", str(base_model), "--adapter", str(tmp_path / "out"), "--output", str(tmp_path / "merged")]) == 0
+    assert program.run([*words[:2], str(base_model), *words[3:], "--overwrite"]) == 1
+    assert "is a model, not an adapter" in capsys.readouterr().err
