@@ -203,7 +203,10 @@ def test_an_embedding_that_was_parted_from_a_tied_head_is_refused(
         peft.check_fits(peft.load(directory), tied)
 
 
-@pytest.mark.parametrize("kind", ["modules_to_save", "trainable_token_indices"])
+READ = ["modules_to_save", "trainable_token_indices", "layers_to_transform", "names of one layer", "a pattern", "exclude_modules", "rslora"]
+
+
+@pytest.mark.parametrize("kind", READ)
 def test_ours_reads_what_peft_saves(tmp_path: Path, base: Path, config: config_lib.LlamaConfig, kind: str) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -212,16 +215,23 @@ def test_ours_reads_what_peft_saves(tmp_path: Path, base: Path, config: config_l
     extra: dict[str, Any] = {
         "modules_to_save": {"modules_to_save": ["embed_tokens", "lm_head"]},
         "trainable_token_indices": {"trainable_token_indices": {"embed_tokens": new_rows[::-1], "lm_head": new_rows[:7]}},
+        "layers_to_transform": {"layers_to_transform": [0], "alpha_pattern": {}},
+        "names of one layer": {
+            "target_modules": ["layers.1.self_attn.q_proj", "layers.0.mlp.up_proj"],
+            "rank_pattern": {},
+            "alpha_pattern": {},
+        },
+        "a pattern": {
+            "target_modules": r".*\.0\..*\.(up|down)_proj",
+            "rank_pattern": {r"^model\.layers\.0\.mlp\.up_proj$": 3},
+            "alpha_pattern": {"mlp.up_proj": 1},
+        },
+        "exclude_modules": {"exclude_modules": ["model.layers.0.self_attn.q_proj"]},
+        "rslora": {"use_rslora": True},
     }[kind]
-    settings = theirs.LoraConfig(
-        r=4,
-        lora_alpha=6,
-        target_modules=["q_proj", "v_proj", "down_proj"],
-        rank_pattern={"v_proj": 2},
-        alpha_pattern={"layers.1.mlp.down_proj": 3},
-        task_type="CAUSAL_LM",
-        **extra,
-    )
+    defaults = {"target_modules": ["q_proj", "v_proj", "down_proj"], "rank_pattern": {"v_proj": 2}}
+    defaults |= {"alpha_pattern": {"layers.1.mlp.down_proj": 3}}
+    settings = theirs.LoraConfig(r=4, lora_alpha=6, task_type="CAUSAL_LM", **(defaults | extra))
     torch.manual_seed(0)
     model = theirs.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), settings)
     with torch.no_grad():
@@ -239,6 +249,10 @@ def test_ours_reads_what_peft_saves(tmp_path: Path, base: Path, config: config_l
     assert expected.keys() == found.keys()
     for name, value in found.items():
         np.testing.assert_allclose(value, expected[name].numpy(), atol=2e-6, err_msg=name)
+    peft.rewrite(tmp_path / "adapter", tmp_path / "rewritten")
+    again = theirs.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), tmp_path / "rewritten")
+    for name, value in again.merge_and_unload().state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), expected[name].numpy(), err_msg=name)
 
 
 def test_rows_alone_are_written_and_said_not_to_load_in_peft(
