@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -274,6 +275,16 @@ def test_new_directory_syncs_every_file_and_folder_before_the_rename(tmp_path: P
     whole = {path.stat().st_ino for path in (model, model / "deep", model / "deep" / "weights")}
     assert set(order[: order.index("rename")]) >= whole
     assert order[-1] == tmp_path.stat().st_ino, "and the folder that holds the new name after it"
+
+
+def test_the_new_name_is_on_the_disk_before_the_former_directory_goes(taken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[int | str] = []
+    real_fsync, real_remove = os.fsync, shutil.rmtree
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append(os.fstat(descriptor).st_ino), real_fsync(descriptor)))
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **options: (order.append("gone"), real_remove(*args, **options)))
+    with files.new_directory(taken, overwrite=True, ours=ours) as temporary:
+        fill(temporary, b"new")
+    assert order[order.index("gone") - 1] == taken.parent.stat().st_ino
 
 
 KILLED = """

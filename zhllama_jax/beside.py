@@ -30,7 +30,7 @@ def place(path: Path) -> Iterator[Path]:
     side = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         with open(side / MARK, "xb") as stream:
-            _lock(stream)  # before there is a sign in it: nobody takes a mark without one for an abandoned one
+            _lock(stream, wait=True)  # before there is a sign in it: who looks at a mark without one lets go of it at once
             stream.write(_sign(path))
             stream.flush()
             yield side
@@ -109,10 +109,10 @@ def _sign(path: Path) -> bytes:
     )
 
 
-def _lock(stream: IO[bytes]) -> bool:
-    """Locks an open file until it is closed; false if another holds it, or on a file system without locks."""
+def _lock(stream: IO[bytes], *, wait: bool = False) -> bool:
+    """Locks an open file until it is closed; false if another holds it and is not waited for, or on a file system without locks."""
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return False
     return True

@@ -138,9 +138,10 @@ def sha256(path: str | Path) -> str:
 
 
 def refuse_inputs(path: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Refuses an output that is, holds or lies inside something that is read, by its real path; so does what a directory's links lead to.
+    """Refuses an output that is, holds or lies inside something that is read, by its real path.
 
-    Inputs that are not there are left to their reader. The cache of the Hugging Face hub is an input of everything.
+    What a directory's links lead to is read with it. Inputs that are not there are left to their reader. The cache of the Hugging Face hub
+    is an input of everything.
 
     Raises:
       ValueError: it does, or its name is none: `-`, a `~` that the shell left, a link that leads to itself.
@@ -258,7 +259,7 @@ def new_directory(path: str | Path, *, ours: Listing, overwrite: bool = False) -
                 sync_tree(side)
             free_directory(path, ours=ours, overwrite=overwrite)  # the work took long: somebody may have taken the name meanwhile
             _take_place(side, path)
-        sync_directory(path.parent)
+            sync_directory(path.parent)  # the new name is on the disk before what it replaced is removed
 
 
 @contextlib.contextmanager
