@@ -1,9 +1,10 @@
 """From files to stores: what goes in comes out, in the split that its hash says, counted; the same build is a look-up."""
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -86,6 +87,17 @@ def test_documents_of_validation_files_are_not_trained_on(tmp_path: Path, corpus
     assert read_back(built.validation, tokenizer) == [leaked, "fresh text"]
     assert leaked not in read_back(built.train, tokenizer)
     assert built.metadata["splits"]["train"]["faults"] == {"dropped_held_out": 1, "duplicate": 3, "nul": 1}
+
+
+def test_a_build_is_named_by_how_the_files_of_others_are_read(tokenizer: processor.Tokenizer) -> None:
+    data, other = config.TextData(files=("a.txt",)), config.TextData(files=("b.txt",), validation_files=("c.txt",))
+
+    def key(**changed: Any) -> str:
+        return build.key("text", data, tokenizer, [["0"], [], ["1"]], [dataclasses.replace(other, **changed)])
+
+    changes: list[dict[str, Any]] = [{"documents": "line"}, {"field": "content"}, {"packing": "reference"}]
+    assert len({key(), *(key(**changed) for changed in changes)}) == 4
+    assert key() == key(length=64), "how they become rows plays no part"
 
 
 def test_a_second_build_is_a_look_up(tmp_path: Path, corpus: Path, tokenizer: processor.Tokenizer, english_pieces: Path) -> None:

@@ -211,6 +211,15 @@ def test_a_store_beside_other_sources_is_not_taken_for_checked(tokenizer, tmp_pa
     assert note.startswith("data: 0: note: what another source holds out may stand in its rows")
 
 
+def test_no_two_sources_have_one_name(tokenizer, tmp_path) -> None:
+    sources = []
+    for number, name in enumerate(["a_2", "a", "a", "step"]):
+        (tmp_path / str(number)).mkdir()
+        sources.append(config.Source(sft=instructions(tmp_path / str(number) / f"{name}.jsonl", range(3))))
+    opened = feed.open_data(config.Data(sources=tuple(sources)), tokenizer, tmp_path / "data", say=lambda _: None)
+    assert opened.names == ["a_2", "a", "a_2_2", "step_3"]
+
+
 def test_what_is_cut_and_dropped_is_said_by_source(tokenizer, tmp_path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"instruction": "Say yes.", "output": "yes"}\n{"instruction": "Say no.", "output": "%s"}\n{"oops\n' % ("no " * 200))

@@ -140,8 +140,9 @@ def key(
 
 
 def _rule(other: config.TextData | config.SftData) -> list[Any]:
-    """What beside the contents of its files decides what other data hold out."""
-    return [other.held_out, other.salt, *([dataclasses.astuple(other.columns)] if isinstance(other, config.SftData) else [])]
+    """What beside the contents of its files decides what other data hold out: the rule, and how these files are read."""
+    read = dataclasses.astuple(other.columns) if isinstance(other, config.SftData) else (other.documents, other.field, other.packing)
+    return [other.held_out, other.salt, read]
 
 
 class Spelled(NamedTuple):

@@ -174,7 +174,10 @@ def _caps(share: data_config.Share) -> str:
 def _names(data: config_lib.Data) -> list[str]:
     names: list[str] = []
     for number, source in enumerate(data.sources):
-        names.append(f"{source.name}_{number}" if source.name in (*log.KEYS, *names) else source.name)
+        name = source.name
+        while name in (*log.KEYS, *names):
+            name = f"{name}_{number}"
+        names.append(name)
     return names
 
 
