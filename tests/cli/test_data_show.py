@@ -100,6 +100,20 @@ def test_the_sources_of_a_training(english_pieces: Path, rows: Path, tmp_path: P
     assert not (tmp_path / "run").exists(), "looking writes nothing"
 
 
+def test_a_source_of_a_training_that_comes_to_nothing(
+    english_pieces: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "train.yaml"
+    source = f"{{sft: {{files: [{rows}], length: 2, overlong: drop, template: none}}}}"
+    config.write_text(
+        f"model: {{tokenizer: {english_pieces}}}\noutput: {tmp_path / 'run'}\nstage: full\nsteps: 1\nglobal_batch: 4\n"
+        f"data: {{sources: [{source}]}}\n"
+    )
+    assert program.run(["data", "show", "--config", str(config)]) == 1
+    out, err = capsys.readouterr()
+    assert "dropped overlong: 3" in out and "source 0 of the mixture has no rows" in err
+
+
 def test_a_configuration_for_building(english_pieces: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "build.yaml"
     config.write_text(f"tokenizer: {english_pieces}\noutput: {tmp_path / 'rows'}\nsft: {{files: [{rows}], length: 64, template: none}}\n")

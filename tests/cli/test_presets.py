@@ -103,6 +103,11 @@ def test_an_axis_that_is_named_leaves_the_others_to_the_preset(
     assert read("train", file, "--preset", "v5e-8", *words).mesh == train_config.Mesh(*mesh)
 
 
+def test_a_mesh_that_is_no_yaml_is_refused_in_a_sentence(file: Path) -> None:
+    with pytest.raises(schema.UsageError, match="--mesh"):
+        read("train", file, "--preset", "v5e-8", "--mesh", "{tensor")
+
+
 def test_the_result_can_be_shown_and_read_again(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read("train", file, "--preset", "v5e-8", "--remat", "dots", "--print_config")

@@ -321,7 +321,7 @@ def _mixture(config: train_config.Experiment, counted: Sequence[tuple[Source, "p
 def _taken(share: data_config.Share, look: "preview.Look", length: int) -> int:
     """How many of a source's rows a share leaves, as in a training: of instructions, examples and their tokens count."""
     examples = look.counts.get("examples")
-    return share.taken(look.counts["rows"], length=length, examples=examples, tokens=look.counts["tokens"] if examples else None)
+    return share.taken(look.counts.get("rows", 0), length=length, examples=examples, tokens=look.counts["tokens"] if examples else None)
 
 
 def _length(data: data_config.TextData | data_config.SftData | Path) -> int:
