@@ -105,8 +105,8 @@ def sft(
                 learnt = instructions.learnt(tokenizer, row, example)
                 targets = sum(example.loss_mask)
                 if start <= counts["examples"] < start + examples:
-                    turns = f"{learnt.turns} of {len(row.turns)} turns"
-                    turns = turns if learnt.turns_cut else f"{learnt.turns} turn{'s' * (learnt.turns > 1)}"
+                    of_all = f" of {len(row.turns)}" if learnt.turns_cut else ""
+                    turns = f"{learnt.turns}{of_all} turn{'s' * (len(row.turns) > 1)}"
                     about = f"{found.form}, {turns}: {len(example.tokens):,} tokens, {targets:,} learnt"
                     samples.append(Sample(f"{found.source}:{found.line}", about, _tokens(tokenizer, *example, [1] * len(example.tokens))))
                 counts.update(examples=1, tokens=len(example.tokens), learnt=targets, **learnt._asdict())
