@@ -55,7 +55,7 @@ def run(
         raise ValueError(
             f"{model} does not say how it was tuned on instructions: use `zhllama generate`, or say how to ask it, with --template alpaca"
         )
-    templates.head(template, system or "")
+    templates.head(template, system or "")  # refuses a system text that the template has no place for, before the first question
     decode.check(loaded.config.max_position_embeddings)
     sampling, generation = decode.resolve(loaded.generation, source=str(loaded.directory / "generation_config.json"))
     history: list[tuple[str, str]] = []
