@@ -12,6 +12,13 @@ def test_what_is_too_long_says_what_to_raise() -> None:
     ]
 
 
+def test_what_is_held_out_elsewhere_is_counted_by_name() -> None:
+    assert account.apart(CUT, name="instructions") == ["instructions: 4 rows that begin like a held-out one are not learned from"]
+    text = {"faults": {"dropped_held_out": 1, "duplicate": 3}}
+    assert account.apart(text, name="zh") == ["zh: 1 document that is held out elsewhere is not learned from"]
+    assert account.apart({"faults": {"duplicate": 3}}, name="zh") == []
+
+
 def test_the_rest_is_told_by_kind_and_split() -> None:
     splits = {"train": {**CUT, "faults": {"malformed": 2}}, "validation": {"examples": 3, "dropped_empty": 1, "faults": {"malformed": 2}}}
     same = {"splits": splits, "sources": {"validation_files": []}}

@@ -100,6 +100,22 @@ def test_a_build_is_named_by_how_the_files_of_others_are_read(tokenizer: process
     assert key() == key(length=64), "how they become rows plays no part"
 
 
+def test_a_build_is_named_by_the_files_of_others_only_where_they_decide(
+    tmp_path: Path, corpus: Path, tokenizer: processor.Tokenizer
+) -> None:
+    """Of a larger share elsewhere the contents decide what is left out; a share that is no larger the hash holds out here too."""
+    beside = tmp_path / "beside.txt"
+    beside.write_text("one\n\ntwo\n", encoding="utf-8")
+    data = config.TextData(files=(str(corpus),), length=32, held_out=0.2)
+    same, larger = (config.TextData(files=(str(beside),), held_out=share) for share in (0.2, 0.5))
+    assert build.text(data, tokenizer, tmp_path / "out", others=[same]).fresh
+    assert not build.text(data, tokenizer, tmp_path / "out").fresh, "its rows are those without the other"
+    build.text(data, tokenizer, tmp_path / "out", others=[larger], overwrite=True)
+    beside.write_text("three\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="other inputs or choices"):
+        build.text(data, tokenizer, tmp_path / "out", others=[larger])
+
+
 def test_a_second_build_is_a_look_up(tmp_path: Path, corpus: Path, tokenizer: processor.Tokenizer, english_pieces: Path) -> None:
     data = config.TextData(files=(str(corpus),), length=32)
     first = build.text(data, tokenizer, tmp_path / "out")

@@ -203,13 +203,15 @@ def test_what_other_sources_hold_out_is_dropped(tmp_path: Path) -> None:
     rows = [{"instruction": f"第{number}问", "output": "答"} for number in range(60)]
     path, apart = write(tmp_path / "a.json", rows), write(tmp_path / "b.json", rows[:3])
     plain = config.SftData(files=(str(path),))
-    halves = config.SftData(files=("x.json",), held_out=0.5, salt="s")
+    shared = write(tmp_path / "x.json", [*rows[:40], {"instruction": "别问", "output": "答"}])
+    halves = config.SftData(files=(str(shared),), held_out=0.5, salt="s")
     files = config.SftData(files=("y.json",), validation_files=(str(apart),))
     examples = [found.example for found in instructions.read(plain, [path])]
     use_of = instructions.uses(plain, [plain, halves, files])
     found = [use_of(example) for example in examples]
-    wanted = [number < 3 or instructions.is_held_out(example, halves) for number, example in enumerate(examples)]
-    assert found == ["dropped_held_out" if out else "train" for out in wanted] and 10 < sum(wanted) < 50
+    wanted = [number < 3 or (number < 40 and instructions.is_held_out(example, halves)) for number, example in enumerate(examples)]
+    assert found == ["dropped_held_out" if out else "train" for out in wanted] and 10 < sum(wanted) < 35
+    assert any(instructions.is_held_out(example, halves) for example in examples[40:]), "of those that do not stand there none is dropped"
     own = instructions.uses(halves, [plain])
     assert {own(example) for example in examples} == {"train", "held_out"}, "its own are counted as such"
 

@@ -8,10 +8,10 @@ import jax
 
 from zhllama_jax import hub, templates
 from zhllama_jax.adapt import config as config_lib
-from zhllama_jax.adapt import training
+from zhllama_jax.adapt import texts, training
 from zhllama_jax.convert import llama_hf
+from zhllama_jax.data import build, documents, instructions
 from zhllama_jax.data import config as data_config
-from zhllama_jax.data import documents, instructions
 from zhllama_jax.eval import answers
 from zhllama_jax.model import config as model_config
 from zhllama_jax.tokenizer import processor, scripts
@@ -36,9 +36,9 @@ def files(config: config_lib.Adapt, names: Iterable[str]) -> list[str]:
     return [str(path) for path in found]
 
 
-def held_out_files(texts: Mapping[str, data_config.TextData]) -> list[str]:
-    """The validation files of all texts: what stands in them is learned from nowhere."""
-    return [str(path) for text in texts.values() for path in _expand(text, text.validation_files)]
+def held_out_files(named: Mapping[str, data_config.TextData], names: Iterable[str]) -> list[str]:
+    """The files of other texts that tell what is not learned from the texts `names`, as it is held out elsewhere."""
+    return [str(path) for text in texts.holding(named, names) for path in build.telling(text)]
 
 
 def base_files(config: config_lib.Adapt) -> list[str]:

@@ -36,7 +36,7 @@ def collect(config: config_lib.Adapt, records: Mapping[str, steps.Record]) -> di
         "answers": _answers(measured),
         "exams": _exams(measured),
         "generation": _generation(figures),
-        "data": [remark for found in figures.values() for remark in found.get("remarks", ())],
+        "data": list(dict.fromkeys(remark for found in figures.values() for remark in found.get("remarks", ()))),
         "stages": _stages(config, figures),
         "samples": figures["generation"]["samples"],
         "check": figures.get("check"),

@@ -1,6 +1,6 @@
 """The named texts of a pipeline, split into what is learned from and what is held out, always in the same way."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from zhllama_jax.data import chat, holdout, instructions
 from zhllama_jax.data import config as data_config
@@ -16,6 +16,12 @@ def learned(texts: Mapping[str, data_config.TextData], name: str) -> Iterator[st
 def others(texts: Mapping[str, data_config.TextData], name: str) -> list[data_config.TextData]:
     """The other texts: a document that one of them holds out is learned from none."""
     return [text for other, text in texts.items() if other != name]
+
+
+def holding(texts: Mapping[str, data_config.TextData], names: Iterable[str]) -> list[data_config.TextData]:
+    """The texts that may hold out what one of the named ones would teach."""
+    found = (other for name in names for other in data_config.holding_more(texts[name], others(texts, name)))
+    return list(dict.fromkeys(found))
 
 
 def held_out(text: data_config.TextData, *, max_characters: int | None = None) -> list[str]:

@@ -78,7 +78,10 @@ def pack(config: config_lib.Adapt, tokenizer: str, name: str, folder: Path, befo
         data = dataclasses.replace(config.texts[name], length=config.sequence_length)
         built = build.text(data, model, folder, others=texts.others(config.texts, name), overwrite=True)
     splits = built.metadata["splits"]
-    remarks = account.shortened(splits, length=config.sequence_length, setting="sequence_length")
+    remarks = [
+        *account.shortened(splits, length=config.sequence_length, setting="sequence_length"),
+        *account.apart(splits[build.TRAIN], name=name),
+    ]
     return {"rows": len(built.train), "splits": splits, "remarks": remarks}
 
 

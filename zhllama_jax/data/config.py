@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from zhllama_jax import templates
 
@@ -181,6 +181,18 @@ class SftData:
 
     def __post_init__(self) -> None:
         _raise(_common_problems(self.files, self.validation_files, self.held_out, self.length))
+
+
+Kind = TypeVar("Kind", TextData, SftData)
+
+
+def holding_more(data: Kind, others: Sequence[Kind]) -> list[Kind]:
+    """Those of `others` that may hold out what `data` would train on.
+
+    Of a share under the same salt that is no larger than that of `data`, the hash holds all out here too, wherever it stands.
+    """
+    implied = [other.salt == data.salt and other.held_out <= data.held_out for other in others]
+    return [other for other, less in zip(others, implied, strict=True) if other.validation_files or (other.held_out and not less)]
 
 
 def title(files: Sequence[str]) -> str:

@@ -120,18 +120,15 @@ def uses(data: config.SftData, others: Sequence[config.SftData] = ()) -> Callabl
     Dropped is what begins like a row of the validation files, or like one that `others`, instructions used together with these, hold out.
 
     Raises:
-      FileNotFoundError, ValueError: see `read`, of the validation files.
+      FileNotFoundError, ValueError: see `read`, of the validation files and of the others' files.
     """
-    together = list(dict.fromkeys([data, *others]))
-    apart = (found for each in together if each.validation_files for found in read(each, each.validation_files))
-    asked = {_digest(found.example) for found in apart}
-    rules = [other for other in together if other.held_out and other != data]
+    holding = dict.fromkeys([*([data] if data.validation_files else []), *config.holding_more(data, others)])
+    apart = {_digest(found.example) for each in holding for found in held_out(each)}
 
     def use(example: chat.SftExample) -> Use:
         if data.held_out and is_held_out(example, data):
             return "held_out"
-        elsewhere = any(is_held_out(example, other) for other in rules) or (asked and _digest(example) in asked)
-        return "dropped_held_out" if elsewhere else "train"
+        return "dropped_held_out" if apart and _digest(example) in apart else "train"
 
     return use
 

@@ -1,7 +1,7 @@
 """What a model will read and learn, token by token: a look at the first rows of a source before anything is built.
 
-The rows are those of `build`, made by the same functions. Files are read no further than the wanted examples and counts need (those of
-validation wholly, where what begins like one of them is not trained on).
+The rows are those of `build`, made by the same functions. Files are read no further than the wanted examples and counts need (those that
+tell what is held out elsewhere wholly).
 """
 
 from collections import Counter
