@@ -169,7 +169,7 @@ def save(
       dtype: "float32", "float16" or "bfloat16"; None keeps the weights' own, which must then be one.
       prompt: how instructions were put to the model in training, if they were; gives the chat template.
       generation: decoding values for `generation_config.json`. Several ids under `eos_token_id` stay if the tokenizer's is among them;
-        the other ids are the tokenizer's.
+        the other ids are the tokenizer's, and the configuration's for padding without a piece.
       history: what was done to the model so far, oldest first, JSON objects.
       carried: further files, by name; see `carry`.
       shard_bytes: a file of weights is closed before it would exceed this.
@@ -218,7 +218,8 @@ def write(
 ) -> dict[str, Any]:
     """Writes a model directory from a stream of tensors in the order of `names.tensors`, already in `dtype`; see `save`."""
     check_tokenizer(config, tokenizer)
-    config = config.replace(bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
+    pad_id = config.pad_token_id if tokenizer.pad_id is None else tokenizer.pad_id  # many a LLaMA pads with 0 and has no piece for it
+    config = config.replace(bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, pad_token_id=pad_id)
     plan = {tensor.name: (_DTYPES[dtype], tensor.shape) for tensor in names.tensors(config)}
     ends = [id_ for id_ in _ends(generation) if id_ < config.vocab_size]
     eos = ends if len(ends) > 1 and tokenizer.eos_id in ends else config.eos_token_id
