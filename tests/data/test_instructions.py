@@ -178,7 +178,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
         read(tmp_path / "b.jsonl")
     assert len(read(tmp_path / "b.jsonl", on_error="skip")) == 1
     (tmp_path / "c.json").write_text("[1")
-    with pytest.raises(ValueError, match=r"c\.json is not a list of instruction rows"):
+    with pytest.raises(ValueError, match=r"c\.json is not a list of rows in JSON"):
         read(tmp_path / "c.json")
     with pytest.raises(ValueError, match="expected a list of rows, or one object a line"):
         read(write(tmp_path / "d.json", "text"))

@@ -170,7 +170,7 @@ class Evaluation:
     Attributes:
       texts: names of texts whose held-out part is scored; empty scores every text that holds something out.
       max_characters: characters of each held-out text that are scored, from its start.
-      exam: JSONL of instructions with one right answer each (`task` optional), for exact match; None leaves that out.
+      exam: .jsonl or .json file of instructions with one right answer each (`task` optional), for exact match; None leaves that out.
       samples: prompts answered before and after.
       max_new_tokens: length of answers and samples.
       ngram: also fit a character 5-gram model on the text of the adaptation.

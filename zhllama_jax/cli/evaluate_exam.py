@@ -25,7 +25,7 @@ def run(
 
     Args:
       model: Hugging Face directory of the model, or a hub id (owner/name, owner/name@revision).
-      exam: .jsonl file of rows with instruction, output and, where there are any, input and task.
+      exam: .jsonl or .json file of rows with instruction, output and, where there are any, input and task.
       adapter: adapter directories or hub ids, to put on top in order.
       template: what stands around an instruction; by default the one that the model was tuned with.
       boundary: how an answer joins it: faithful (tokenised apart, as in the original) or joined; what is known, else faithful.

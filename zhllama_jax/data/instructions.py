@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from zhllama_jax import files, lines, templates
+from zhllama_jax import lines, templates
 from zhllama_jax.data import chat, clean, config, documents, pack
 from zhllama_jax.tokenizer import processor
 
@@ -29,7 +29,6 @@ Form = Literal["alpaca", "sharegpt", "messages"]
 Use = Literal["train", "held_out", "dropped_held_out"]
 
 SUFFIXES = (".json", ".jsonl")
-MAX_JSON_BYTES = 4 << 30
 MAX_PROBLEMS = 5
 
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
@@ -228,7 +227,7 @@ class _Rows:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._listed = lines.suffix(path) == ".json" and not _begins_with_object(path)
+        self._listed = lines.is_list(path)
 
     def place(self, numbers: Sequence[int]) -> str:
         """Where rows stand."""
@@ -240,17 +239,7 @@ class _Rows:
         if not self._listed:
             yield from documents.objects(self._path, on_error=on_error, tally=tally)
             return
-        value = files.parse_json(lines.content(self._path, max_bytes=MAX_JSON_BYTES), path=self._path, what="a list of instruction rows")
-        if not isinstance(value, list):
-            raise ValueError(f"{self._path}: expected a list of rows, or one object a line")
-        yield from enumerate(value)
-
-
-def _begins_with_object(path: Path) -> bool:
-    """Whether the first sign in a file that is no white space opens an object: then each line holds one."""
-    with lines.opened(path) as stream:
-        start = stream.read(1 << 16)
-    return start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+        yield from enumerate(lines.listed(self._path))
 
 
 def _conversation(row: dict[str, Any], columns: config.Columns) -> str | None:
