@@ -17,7 +17,8 @@ from zhllama_jax.convert import fold, llama_hf, manifest, peft, safetensors_io
 from zhllama_jax.lora import config as lora_config_lib
 from zhllama_jax.lora import merge
 from zhllama_jax.model import config as config_lib
-from zhllama_jax.tokenizer import processor
+from zhllama_jax.tokenizer import merge as merge_tokenizers
+from zhllama_jax.tokenizer import processor, proto
 
 ATTENTION = lora_config_lib.LoraConfig(rank=3, alpha=8.0, targets=lora_config_lib.ATTENTION)
 ALL = lora_config_lib.LoraConfig(rank=2, alpha=4.0)
@@ -271,6 +272,33 @@ def test_adapter_with_more_rows_asks_for_a_resize(
     (bare / "tokenizer.model").unlink()
     with pytest.raises(ValueError, match=r"--tokenizer TOKENIZER --output GROWN` and the tokenizer that the adapter was trained with"):
         fold.merge(path, [bare], tmp_path / "m", force=True)
+
+
+def test_the_advice_to_grow_is_of_use(world: World, tmp_path: Path, english_pieces: Path, chinese_pieces: Path) -> None:
+    """The largest of several vocabularies is named at once, and no resize that would refuse."""
+    bare, with_pad = (merge_tokenizers.merge(english_pieces, [chinese_pieces], pad_token=pad, proof_strings=10) for pad in (False, True))
+    adapters = []
+    for name, made in (("llama", bare), ("alpaca", with_pad)):
+        adapters.append(shutil.copytree(world.adapters[0], tmp_path / name))
+        (tmp_path / name / "tokenizer.model").write_bytes(made.serialized)
+        (tmp_path / name / manifest.FILE).unlink()
+        rows = safetensors.numpy.load_file(tmp_path / name / peft.WEIGHTS)
+        count = processor.Tokenizer.from_bytes(made.serialized).vocab_size
+        safetensors.numpy.save_file(
+            {key: np.resize(value, (count, value.shape[1])) for key, value in rows.items()}, tmp_path / name / peft.WEIGHTS
+        )
+    with pytest.raises(ValueError, match=rf"alpaca does not fit .* grow the model first, .*--tokenizer {tmp_path}/alpaca/tokenizer.model"):
+        fold.merge(world.base, adapters, tmp_path / "m")
+    base = shutil.copytree(world.base, tmp_path / "base")
+    (base / manifest.FILE).unlink()
+    own = proto.parse((base / "tokenizer.model").read_bytes())
+    own.pieces[-1].piece = "elsewhere"
+    (base / "tokenizer.model").write_bytes(own.SerializeToString())
+    with pytest.raises(
+        ValueError, match=rf"does not begin with the pieces of {base}/tokenizer.model, so this model never grows to it"
+    ) as error:
+        fold.merge(base, adapters, tmp_path / "m")
+    assert "grow the model first" not in str(error.value)
 
 
 def test_other_tokenizer_is_refused(world: World, tmp_path: Path, padded_tokenizer: processor.Tokenizer) -> None:

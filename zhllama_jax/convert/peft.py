@@ -211,8 +211,8 @@ def _facts(contents: Mapping[str, Any] | None, directory: Path) -> dict[str, Any
     return {key: contents[key] for key in kinds}
 
 
-def check_fits(adapter: Adapter, config: config_lib.LlamaConfig) -> None:
-    """Refuses an adapter that does not fit a model's shape.
+def check_fits(adapter: Adapter, config: config_lib.LlamaConfig, base: str | Path | None = None) -> None:
+    """Refuses an adapter that does not fit a model's shape; `base`, its directory, tells how it may grow.
 
     Raises:
       ValueError: with everything that does not fit.
@@ -230,7 +230,7 @@ def check_fits(adapter: Adapter, config: config_lib.LlamaConfig) -> None:
     if largest > config.vocab_size:
         problems.append(
             f"it is for a vocabulary of {largest:,}, the model has {config.vocab_size:,} rows"
-            f"{names.vocabulary_hint(largest, config.vocab_size)}: grow the model first, {tokenizer_hf.how_to_grow(adapter.directory)}"
+            f"{names.vocabulary_hint(largest, config.vocab_size)}: {tokenizer_hf.how_to_grow(adapter.directory, base)}"
         )
     if problems:
         raise ValueError(f"{adapter.directory} does not fit the model: {'; '.join(problems)}")
