@@ -1,5 +1,6 @@
 """Folding: streamed equals in memory equals the library's rule, bit for bit; bases and orders are checked by digest."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -325,6 +326,24 @@ def test_released_adapters_are_ordered_by_their_vocabularies(world: World, tmp_p
         fold.merge(world.base, [alpaca, llama], tmp_path / "m")
     assert told in fold.merge(world.base, [alpaca, llama], tmp_path / "m", force=True).notes
     assert not any("vocabularies" in note for note in fold.merge(world.base, [llama, alpaca], tmp_path / "n").notes)
+
+
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [
+        ("owner/llama-7b", "names owner/llama-7b as its base, without a digest to hold it against"),
+        ("", "does not say which base it belongs to"),
+        (None, "does not say which base it belongs to"),
+    ],
+)
+def test_a_base_that_is_named_without_a_digest_is_told(
+    world: World, tmp_path: Path, config: config_lib.LlamaConfig, base: str | None, told: str
+) -> None:
+    adapter = released(world.adapters[0], tmp_path / "adapter", config.vocab_size)
+    settings = json.loads((adapter / peft.CONFIG).read_text())
+    (adapter / peft.CONFIG).write_text(json.dumps(settings | {"base_model_name_or_path": base}))
+    notes = fold.check(config, [peft.load(adapter)], fingerprint=None, base=world.base)
+    assert f"{adapter} {told}" in notes
 
 
 def test_a_tokenizer_tells_the_vocabulary_of_factors_alone(

@@ -181,7 +181,8 @@ def check(
         if doubt := _shrinks(adapter, adapters[:number]):
             doubts.append(doubt)
         if adapter.base_fingerprint is None:
-            notes.append(f"{adapter.directory} does not say which base it belongs to")
+            named = f"names {adapter.base} as its base, without a digest to hold it against"
+            notes.append(f"{adapter.directory} {named if adapter.base else 'does not say which base it belongs to'}")
             notes += [
                 f"{adapter.directory} has {len(some.ids):,} rows of {name}, the model {config.vocab_size:,}: the others stay the base's"
                 for name, some in adapter.rows.items()

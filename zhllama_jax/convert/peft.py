@@ -55,7 +55,8 @@ class Adapter(NamedTuple):
       rows: trained rows by matrix, "embed_tokens" and "lm_head"; {} without any.
       lora_config: rank, alpha, dropout and targets of the factors; None for rows alone.
       digest: identifies the adapter: a digest of its tensors and scales.
-      base_fingerprint: of the model that it was trained on; None where nobody said.
+      base: the name or directory of the model that it was trained on, "" where nobody said.
+      base_fingerprint: of that model; None where nobody said.
       requires: digests of the adapters that must be folded before it, in order.
       vocab_size: rows that its base has; None where nobody said.
       tokenizer_sha256: of the tokenizer that it was trained with; None where nobody said.
@@ -70,6 +71,7 @@ class Adapter(NamedTuple):
     rows: dict[str, Rows]
     lora_config: lora_config_lib.LoraConfig | None
     digest: str
+    base: str
     base_fingerprint: str | None
     requires: list[str]
     vocab_size: int | None
@@ -168,12 +170,8 @@ def load(directory: str | Path) -> Adapter:
     files.expect_folder(directory, "an adapter directory")
     settings, notes = peft_config.read(directory / CONFIG)
     if not (directory / WEIGHTS).is_file():
-        stale = (
-            "; adapter_model.bin is a PyTorch file: load and save the adapter once with PEFT"
-            if (directory / "adapter_model.bin").is_file()
-            else ""
-        )
-        raise FileNotFoundError(f"{directory} has no {WEIGHTS}{stale}")
+        stale = "; adapter_model.bin is a PyTorch file: load and save the adapter once with PEFT"
+        raise FileNotFoundError(f"{directory} has no {WEIGHTS}{stale if (directory / 'adapter_model.bin').is_file() else ''}")
     contents = manifest.read(directory, "adapter")
     with safetensors_io.Reader([directory / WEIGHTS]) as reader:
         manifest.hold(directory, "adapter", reader, beside=(tokenizer_hf.MODEL,), digest=True)
@@ -188,6 +186,7 @@ def load(directory: str | Path) -> Adapter:
         rows=rows,
         lora_config=settings.lora_config(_targets(lora)) if lora else None,
         digest=digest,
+        base=settings.base,
         base_fingerprint=facts["base"].get("fingerprint"),
         requires=facts["requires"],
         vocab_size=facts["vocab_size"],
@@ -339,18 +338,21 @@ def _parse(reader: safetensors_io.Reader, settings: peft_config.Settings, *, whe
 
 
 def _check_whole(factors: Mapping[str, Any], rows: Mapping[str, Rows], settings: peft_config.Settings, where: str) -> None:
-    """Refuses a file that lacks what the configuration says was trained: without it the model would be another one.
+    """Refuses a file that lacks what the configuration says was trained, or has more: the model would be another one.
 
     Raises:
-      ValueError: with all that is missing.
+      ValueError: with all that is missing, or too much.
     """
     missing = [f"rows of {name}" for name in settings.saved if name not in rows]
     if settings.tied and "embed_tokens" in rows and "rows of lm_head" in missing:
         missing.remove("rows of lm_head")  # a tied head may stand in the file once
     modules = [_module(path, layer) for path, found in factors.items() for layer, _ in found]
-    missing += [f"factors of {name}" for name in settings.targets if not any(peft_config.is_named(module, name) for module in modules)]
+    missing += [
+        f"factors of {name}" for name in settings.targets or () if not any(peft_config.is_named(module, name) for module in modules)
+    ]
     if missing:
         raise ValueError(f"{where}: {CONFIG} names {', '.join(missing)}, but {WEIGHTS} has none: save the adapter again, whole")
+    settings.require_named(modules, where=where)
 
 
 def _module(path: str, layer: int) -> str:
