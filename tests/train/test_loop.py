@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -157,10 +159,30 @@ def test_a_run_that_diverges_stops_with_its_last_checkpoint(base, small, tmp_pat
 def test_a_signal_amid_steps_that_are_not_finite_spares_the_state_before_them(base, small, tmp_path, monkeypatch) -> None:
     wild = config.Optimizer(learning_rate=1e30, clip_norm=0)
     chosen = experiment(base, tmp_path, small, stage="full", optimizer=wild, steps=20, checkpoint=config.Checkpoint(every=1, keep=1))
-    monkeypatch.setattr(guard.Signals, "stop_at", lambda signals, step: step == 4)
+    monkeypatch.setattr(guard.Signals, "stop_at", lambda signals, step: step == 4 and setattr(signals, "received", "SIGTERM") is None)
     with pytest.raises(guard.Interrupted):
         loop.run(chosen)
     assert {path.name for path in tmp_path.glob("checkpoints/commits/*.json")} == {"1.json", "4.json"}
+
+
+@pytest.mark.parametrize("during", ["score", "save"])
+def test_a_signal_in_the_last_validation_or_save_stops_the_run_before_it_writes(base, small, tmp_path, monkeypatch, during) -> None:
+    """Whoever runs the stage among others, a pipeline, would go on to the next one otherwise. The same command only writes."""
+    chosen = experiment(base, tmp_path, small, stage="embeddings", steps=2, validation=config.Validation(every=0, max_rows=4))
+    module, name = (feed, "score") if during == "score" else (loop, "_save")
+    real = getattr(module, name)
+
+    def signalled(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, signalled)
+        with pytest.raises(guard.Interrupted):
+            loop.run(chosen)
+    assert not (tmp_path / "result.json").exists()
+    monkeypatch.setattr(loop.step_lib, "compiled", lambda *_: pytest.fail("every step was done"))
+    assert Path(loop.run(chosen)["adapters"][0]).is_dir()
 
 
 SPENT = r"more than the \d+ that the data have under share\.max_epochs: raise it, or train for --steps \d+"
