@@ -509,3 +509,15 @@ def test_a_full_disk_is_told_with_the_file_and_both_sizes(tmp_path: Path, monkey
         pass
     assert caught.value.filename == str(tmp_path / "out")
     assert contents(tmp_path) == {}
+
+
+def test_a_disk_that_has_no_byte_left_is_told_with_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the mark of the folder beside the output can be written."""
+    fail(monkeypatch, "write", {1, 2})
+    with pytest.raises(OSError, match="No space left on device: 6 bytes are to be written") as caught:
+        files.atomic_write(tmp_path / "merged.model", b"pieces")
+    assert caught.value.filename == str(tmp_path / "merged.model")
+    with pytest.raises(OSError, match="No space left") as caught, files.new_directory(tmp_path / "out", ours=ours):
+        pass
+    assert caught.value.filename == str(tmp_path / "out")
+    assert contents(tmp_path) == {}

@@ -26,13 +26,16 @@ MARK, NEW, FORMER = "zhllama", "new", "former"
 
 @contextlib.contextmanager
 def place(path: Path) -> Iterator[Path]:
-    """A marked and locked folder beside `path`; at the end of the block it goes, unless it keeps what nothing has replaced."""
+    """A marked and locked folder beside `path`; at the end of the block it goes, unless it keeps what nothing has replaced.
+
+    Raises:
+      OSError: the folder cannot be made, the disk is full for one; the error names `path`.
+    """
     side = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         with open(side / MARK, "xb") as stream:
             _lock(stream, wait=True)  # before there is a sign in it: who looks at a mark without one lets go of it at once
-            stream.write(_sign(path))
-            stream.flush()
+            _mark(stream, path)
             yield side
     finally:
         _remove(side)
@@ -101,6 +104,14 @@ def _remove(side: Path) -> None:
 def _keeps(side: Path) -> bool:
     """Whether a folder keeps former contents whose successor has not taken the name."""
     return (side / FORMER).exists() and (side / NEW).exists()
+
+
+def _mark(stream: IO[bytes], path: Path) -> None:
+    """Writes the sign; past the stream's buffer, which on a full disk would fail once more when it is closed."""
+    try:
+        os.write(stream.fileno(), _sign(path))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _sign(path: Path) -> bytes:

@@ -38,8 +38,8 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
     payload = data.encode("utf-8") if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
     beside.clear(path)
-    with beside.place(path) as side:
-        with room(path, len(payload)), open(side / beside.NEW, "xb") as stream:
+    with room(path, len(payload)), beside.place(path) as side:
+        with open(side / beside.NEW, "xb") as stream:
             stream.write(payload)
             stream.flush()
             os.fsync(stream.fileno())
