@@ -198,7 +198,7 @@ SPENT = r"more than the \d+ that the data have under share\.max_epochs: raise it
         ({"validation": config.Validation(keep="best"), "data": "once"}, "needs held-out rows"),
         ({"global_batch": 5, "mesh": config.Mesh(data=2)}, "cannot be split over 2 devices"),
         ({"mesh": config.Mesh(data=1, tensor=8)}, "2 key/value heads"),
-        ({"data": "long"}, "the rows of text (text.length) have 128 tokens, more than the model's context of 64"),
+        ({"data": "long"}, r"the rows of text \(text\.length\) have 128 tokens, more than the model's context of 64"),
         ({"model": "nowhere"}, "nowhere not found"),
         ({"stage": "new_rows"}, "zhllama resize"),
     ],
