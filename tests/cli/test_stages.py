@@ -62,7 +62,7 @@ base:
   training: {{name: start, texts: {{english: 1}}, stage: {{preset: full}}, steps: 1}}
 vocabulary: {{added: {{texts: [chinese], vocab_size: 512}}}}
 trainings:
-- {{name: rows, texts: {{chinese: 1}}, stage: {{preset: embeddings}}, steps: 1}}
+- {{name: rows, texts: {{chinese: 1}}, stage: embeddings, steps: 1}}
 - {{name: adapters, texts: {{chinese: 1}}, stage: {{preset: pretrain_lora}}, lora: {{rank: 2}}, steps: 1}}
 """
 

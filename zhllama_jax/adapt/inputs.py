@@ -101,18 +101,16 @@ def _check_base(config: config_lib.Adapt) -> None:
         shape = base.init.llama(vocab_size=SOME_ROWS)
         if isinstance(base.tokenizer, str):
             processor.Tokenizer.load(base.tokenizer)
-    if config.sequence_length > shape.max_position_embeddings:
-        context = shape.max_position_embeddings
-        raise ValueError(f"sequence_length {config.sequence_length} is more than the base's context of {context} tokens")
+    config.check_length(context=shape.max_position_embeddings)
     if base.training is not None:
-        _check_stage(base.training.name, base.training.stage, base.training.lora, shape)
+        _check_stage(base.training.name, base.training.choice, base.training.lora, shape)
     grown = shape.replace(vocab_size=shape.vocab_size + SOME_ROWS, base_vocab_size=shape.vocab_size)
     for one in config.trainings:
-        _check_stage(one.name, one.stage, one.lora, grown)
+        _check_stage(one.name, one.choice, one.lora, grown)
     pretraining = [one for one in config.trainings if config_lib.INSTRUCTIONS not in one.texts]
     if config.evaluation.equal_compute and pretraining:
         last = pretraining[-1]
-        _check_stage(f"{last.name} of the un-extended base", training.unextended(last.stage), last.lora, shape)
+        _check_stage(f"{last.name} of the un-extended base", training.unextended(last.choice), last.lora, shape)
 
 
 def _check_stage(name: str, stage: train_config.Stage, lora: train_config.Lora, shape: model_config.LlamaConfig) -> None:

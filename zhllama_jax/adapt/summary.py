@@ -111,7 +111,7 @@ def _baselines(config: config_lib.Adapt, figures: Mapping[str, Any], measured: M
     if places.BASELINE in measured:
         last = [one for one in config.trainings if config_lib.INSTRUCTIONS not in one.texts][-1]
         name = "un-extended model, trained on the same text with equal FLOPs"
-        if last.stage.trained_rows == "new" and not last.stage.full:
+        if last.choice.trained_rows == "new" and not last.choice.full:
             name += " (all of its rows, as it has no new ones)"
         rows.append({"name": name, "short": "un-extended model", **_bits(measured[places.BASELINE])})
     return rows

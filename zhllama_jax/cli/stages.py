@@ -120,7 +120,7 @@ def _of_file(
             else processor.Tokenizer.load(places.old_tokenizer(experiment)).vocab_size
         )
         config = base.init.llama(vocab_size=pieces)
-        yield base.training.name, base.training.stage, base.training.lora, config
+        yield base.training.name, base.training.choice, base.training.lora, config
     else:
         config = llama_hf.load_config(places.base_model(experiment))
     grown = places.of(experiment, places.RESIZED)
@@ -131,4 +131,4 @@ def _of_file(
             f"zhllama: note: {grown} does not exist yet, so the base's vocabulary is counted; --vocab_size N counts N pieces instead"
         )
     for training in experiment.trainings:
-        yield training.name, training.stage, training.lora, config
+        yield training.name, training.choice, training.lora, config
