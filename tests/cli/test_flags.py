@@ -309,3 +309,35 @@ def test_a_flag_of_a_trainings_length_takes_the_place_of_the_files(given: str, l
         }
     with pytest.raises(schema.UsageError, match="name exactly one of steps, epochs and tokens"):
         flags.parse("train", train_verb.run, ["--config", str(path), "--steps=14", "--epochs=2"])
+
+
+SHORT = "model: m\noutput: o\ndata: {sources: [{store: s}]}\nsteps: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "preset", "lora"),
+    [("stage: sft", "sft", None), ("stage: {preset: sft, lora: attention}", "sft", "attention"), ("", "pretrain_lora", None)],
+)
+def test_a_part_of_a_stage_leaves_the_name_that_the_file_gives(
+    line: str, preset: str, lora: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(f"{SHORT}{line}\n")
+    words = ["--config", str(path), "--stage.rows", "new"]
+    [experiment], _ = flags.parse("train", train_verb.run, words)
+    assert (experiment.choice.preset, experiment.choice.lora, experiment.choice.rows) == (preset, lora, "new")
+    with pytest.raises(SystemExit):
+        flags.parse("train", train_verb.run, [*words, "--print_config"])
+    path.write_text(capsys.readouterr().out)
+    assert flags.parse("train", train_verb.run, ["--config", str(path)])[0] == [experiment]
+    [other], _ = flags.parse("train", train_verb.run, [*words, "--stage.preset", "embeddings"])
+    assert (other.choice.preset, other.choice.rows) == ("embeddings", "new")
+
+
+def test_a_stage_is_named_or_set_in_parts(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(SHORT)
+    with pytest.raises(schema.UsageError, match=r"^--stage stands for all of it: beside --stage\.rows write --stage\.preset sft$"):
+        flags.parse("train", train_verb.run, ["--config", str(path), "--stage", "sft", "--stage.rows", "new"])
+    with pytest.raises(schema.UsageError, match=r"^missing: --tokenizer$"):
+        flags.parse("train", train_verb.run, ["--config", str(path), "--model.init.size", "tiny"])

@@ -60,7 +60,7 @@ def parse(
         configuration.check(path, known)
     parser = _make_parser(name, verb, kind, own)
     presets.fill(parser, kind, words, _values(words, "config"))
-    words += _without_other_lengths(kind, words)
+    words += [*_without_other_lengths(kind, words), *_names_of_sections(kind, words)]
     try:
         given = parser.instantiate(parser.parse_args(words))
         if say is not None and (note := presets.note(kind, words, _values(words, "config"))):
@@ -179,6 +179,28 @@ def _without_other_lengths(kind: type | None, words: Sequence[str]) -> list[str]
     return [f"--{name}=null" for name in train_config.LENGTHS if by_flag and name in in_files and name not in by_flag]
 
 
+def _names_of_sections(kind: type | None, words: Sequence[str]) -> list[str]:
+    """Words that repeat what a file, or else the default, calls a section by its name alone (`stage: sft`) where flags set parts of it.
+
+    The parser would keep the parts only.
+
+    Raises:
+      schema.UsageError: a flag names the section, and another one sets a part.
+    """
+    repeated = []
+    for name, hint in schema.fields(kind).items():
+        parts = [word.partition("=")[0] for word in words if word.startswith(f"--{name}.")]
+        key = schema.naming(hint)
+        if key is None or not parts or f"--{name}.{key}" in parts:
+            continue
+        for given in _values(words, name):
+            raise schema.UsageError(f"--{name} stands for all of it: beside {parts[0]} write --{name}.{key} {given}")
+        in_files = [found[name] for path in _values(words, "config") if name in (found := configuration.values(path))]
+        called = in_files[-1] if in_files else getattr(kind, name, None)
+        repeated += [f"--{name}.{key}={called}"] if isinstance(called, str) else []
+    return repeated
+
+
 def _values(words: Sequence[str], option: str) -> list[str]:
     """The values that a flag is given, in both spellings."""
     found = [word.partition("=")[2] for word in words if word.startswith(f"--{option}=")]
@@ -195,7 +217,7 @@ def _reword(message: str, words: Sequence[str], known: Mapping[str, Any]) -> str
     """The parser's complaint as one line in our words."""
     message = " ".join(message.split())
     files = _values(words, "config")
-    if missing := re.search(r"arguments are required: (.+)$", message):
+    if missing := re.search(r"arguments are required: (.+?)(?: Given value type: .*)?$", message):
         options = [option.strip() for option in missing[1].split(",")]
         hint = "; give them in a file, --config F" if "." in missing[1] and not files else ""
         return f"missing: {', '.join(f'--{option}' for option in options)}{hint}"

@@ -117,6 +117,12 @@ def required(kind: Any) -> list[str]:
     ]
 
 
+def naming(kind: Any) -> str | None:
+    """The field of a dataclass that may stand alone for it, `preset` where `stage: sft` means `stage: {preset: sft}`; None elsewhere."""
+    alone = [member for member in members(kind) if typing.get_origin(member) is typing.Literal]
+    return next((name for name, hint in fields(kind).items() if hint in alone), None)
+
+
 def element(kind: Any) -> Any | None:
     """The type of a list's or tuple's elements, also of an optional one; None for anything else."""
     for member in members(kind):
