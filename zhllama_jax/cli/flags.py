@@ -231,7 +231,9 @@ def _reword(message: str, words: Sequence[str], known: Mapping[str, Any]) -> str
     option, problem = key[1], key[2]
     kind = schema.find(known, option)
     value = re.search(
-        r"(?:(?:Got|Given) value|Expected a dot import path string): (.*?)(?: - Expected a | Subclass types expect |$)", problem
+        r"(?:(?:Got|Given) value:|Expected a dot import path string:|Unable to load config ['\"](?=.*['\"] - Parser key)) ?"
+        r"(.*?)(?: - Expected a |['\"] - Parser key | Subclass types expect |$)",
+        problem,
     )
     if kind is not None and value:
         problem = f"expected {schema.describe(kind)}, got {value[1]!r}"
