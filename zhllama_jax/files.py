@@ -24,6 +24,7 @@ Listing = Callable[[Path], Collection[str]]
 """The names of all that this program wrote into a directory of some kind; raises ValueError for what is no such directory."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_POINTER = b"version https://git-lfs"
 _CACHE = re.compile(r"/models--[^/]+/(?:snapshots|blobs|refs)(?:/|$)")
 
 
@@ -117,6 +118,17 @@ def expect_folder(path: str | Path, what: str) -> None:
         raise ValueError(f"{path} is a file: expected {what}")
     if not os.path.isdir(path):
         raise FileNotFoundError(f"{path} not found: expected {what}{beside.remark(path)}")
+
+
+def refuse_pointer(path: str | Path) -> None:
+    """Refuses the few lines of text that Git LFS puts in the place of a file which it was not asked to fetch.
+
+    Raises:
+      ValueError: with what to do.
+    """
+    with open(path, "rb") as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise ValueError(f"{path} is only Git LFS's pointer to the file: fetch the file itself with `git lfs pull` in that repository")
 
 
 def parse_json(content: bytes, *, path: str | Path, what: str) -> Any:
