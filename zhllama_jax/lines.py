@@ -279,7 +279,7 @@ def _zstandard(path: str | Path) -> Any:
         import zstandard
     except ImportError:
         raise ValueError(
-            f"{path}: reading .zst files needs the package zstandard: pip install 'zhllama-jax[zstd]', or unpack the file"
+            f"{path}: reading .zst files needs the library zstandard: pip install zstandard (the extra `zstd`), or unpack the file"
         ) from None
     return zstandard
 

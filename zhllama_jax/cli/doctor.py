@@ -345,7 +345,7 @@ def _extra_lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for name, extra in found.items():
         purpose = f" ({extra['purpose']})" if extra["purpose"] else ""
-        state = f'not installed: pip install "{DISTRIBUTION}[{name}]"' if extra["missing"] else "installed"
+        state = f"not installed: pip install {' '.join(extra['missing'])}" if extra["missing"] else "installed"
         lines.append(f"extra     {name}{purpose}: {state}")
     return lines
 
