@@ -273,3 +273,7 @@ def test_rows_decide_where_no_weights_do(english_pieces: Path, tmp_path: Path, c
     assert "one epoch reads each row of each once" in out
     out, _ = show(capsys, "--config", config, "--examples", "0", "--limit", "2")
     assert "how often each row is read: --limit null tells" in out and "2.00" not in out
+    config.write_text(config.read_text().replace("epochs: 2", "epochs: 0.001"))
+    out, _ = show(capsys, "--config", config, "--examples", "0")
+    table = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith(("many", "few"))}
+    assert table["many"][-3:] == ["30", "1", "0.033"], "what is read is not said to be read 0.00 times"

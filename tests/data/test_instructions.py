@@ -167,6 +167,12 @@ def test_the_first_few_wrong_rows_are_named_together(tmp_path: Path) -> None:
         read(write(tmp_path / "a.json", [{"output": "b"}, 7]))
 
 
+def test_texts_are_told_where_they_belong(tmp_path: Path) -> None:
+    for row in ("只有文字", {"text": "只有文字"}):
+        with pytest.raises(ValueError, match=r"a\.json: row 0: .*texts without questions are read from \.jsonl files with one"):
+            read(write(tmp_path / "a.json", [row]))
+
+
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.json"):
         read(tmp_path / "gone.json")

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from zhllama_jax.data import preview
     from zhllama_jax.tokenizer import processor
 
-COUNTED = ("read", "documents", "examples", "turns", "characters", "tokens", "learnt", "rows")
+COUNTED = {
+    **{name: name for name in ("read", "documents", "examples", "turns", "tokens")},
+    "learnt": "tokens learnt",
+    "characters": "characters learnt",
+    "rows": "rows",
+}
+"""Counts that are shown, and their heads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +255,8 @@ def _look(
     train = store.open_store(source.data, build.TRAIN, tokenizer_sha256=tokenizer.sha256)
     recorded = train.metadata.get("splits", {}).get(build.TRAIN, {})
     counts = {name: value for name, value in recorded.items() if isinstance(value, int)}
+    if train.metadata.get("kind") == "text":
+        counts["tokens"] += counts["documents"] * data_config.separators(train.metadata["options"])
     return preview.Look(
         preview.rows(train, tokenizer, start=start, examples=examples),
         counts={**counts, "rows": len(train), "learnt": counts.get("targets", 0)},
@@ -263,7 +271,7 @@ def _summary(counted: Sequence[tuple[Source, "preview.Look"]]) -> None:
     """Counts by source, and what was left out or repaired."""
     columns = [name for name in COUNTED if any(look.counts.get(name) for _, look in counted)]
     rows = [[source.name, *(f"{look.counts[name]:,}" if name in look.counts else "-" for name in columns)] for source, look in counted]
-    terminal.result(terminal.table([["source", *columns], *rows]))
+    terminal.result(terminal.table([["source", *map(COUNTED.__getitem__, columns)], *rows]))
     for source, look in counted:
         if not look.whole:
             terminal.result(f"{source.name}: counted so far as it was read; --limit null reads all")
@@ -295,12 +303,17 @@ def _mixture(config: train_config.Experiment, counted: Sequence[tuple[Source, "p
         read = mixed.counts(asked if mixed.num_rows is None else min(asked, mixed.num_rows))
         head += ["rows used", "rows read", "times"]
         for row, rows, reads in zip(parts, taken, read.tolist(), strict=True):
-            row += [f"{rows:,}", f"{reads:,}", f"{reads / rows:.2f}"]
+            row += [f"{rows:,}", f"{reads:,}", _times(reads / rows)]
     terminal.result(f"\n{terminal.table([head, *parts])}")
     if not whole:
         terminal.result("how often each row is read: --limit null tells")
     if not weighted and len(parts) > 1:
-        terminal.result("no weights: sources stand in proportion to their rows, and one epoch reads each row of each once")
+        terminal.result(f"no weights: sources stand in proportion to their rows, and {data_config.epoch(shares)}")
+
+
+def _times(number: float) -> str:
+    """How often a row is read, to two digits that say something however rarely that is."""
+    return f"{number:.2f}" if number >= 0.1 or not number else f"{number:.2g}"
 
 
 def _taken(share: data_config.Share, look: "preview.Look", length: int) -> int:

@@ -31,6 +31,9 @@ Use = Literal["train", "held_out", "dropped_held_out"]
 SUFFIXES = (".json", ".jsonl")
 MAX_PROBLEMS = 5
 
+TEXTS = 'texts without questions are read from .jsonl files with one {"text": …} a line, and from .txt files'
+"""Where lists of texts belong."""
+
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 _OF_TOOLS = ("tool", "function", "tool_call", "tool_calls", "tool_response", "function_call", "observation")
 
@@ -198,7 +201,8 @@ def parse(row: Any, columns: config.Columns) -> tuple[chat.SftExample, Form]:
       Fault: it holds none.
     """
     if not isinstance(row, dict):
-        raise Fault("malformed", "expected an object with instruction, input and output, or with conversations or messages")
+        text = f"; {TEXTS}" if isinstance(row, str) else ""
+        raise Fault("malformed", f"expected an object with instruction, input and output, or with conversations or messages{text}")
     if row.get("tools") not in (None, "", "[]", []):
         raise Fault("tool_call", "the row offers tools: calls of tools are not learnt")
     system = row.get(columns.system)
@@ -210,7 +214,8 @@ def parse(row: Any, columns: config.Columns) -> tuple[chat.SftExample, Form]:
     missing = [name for name in (columns.prompt, columns.response) if name not in row]
     if missing:
         there = ", ".join(map(repr, row)) or "no keys"
-        raise Fault("malformed", f"no {' and no '.join(missing)} (the row has {there}): let `columns` say which key holds what")
+        remedy = TEXTS if list(row) == ["text"] else "let `columns` say which key holds what"
+        raise Fault("malformed", f"no {' and no '.join(missing)} (the row has {there}): {remedy}")
     strange = [name for name in (columns.prompt, columns.response) if not isinstance(row[name], str)]
     strange += [columns.query] if not isinstance(row.get(columns.query), str | None) else []
     if strange:

@@ -4,6 +4,7 @@ The rows are those of `build`, made by the same functions. Files are read no fur
 tell what is held out elsewhere wholly).
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -148,11 +149,12 @@ def text(
     samples: list[Sample] = []
     begun: list[documents.Document] = []
     texts = holdout.learned(data, others=others, tally=tally)
+    separators = config.separators(dataclasses.asdict(data))
 
     def tokenised() -> Iterator[tuple[str, list[int]]]:
         for document in texts:
             ids = tokenizer.encode(document.text)
-            counts.update(documents=1, characters=len(document.text), tokens=len(ids))
+            counts.update(documents=1, characters=len(document.text), tokens=len(ids) + separators)
             # Documents without ids are passed over by `pack.pack`; the others are numbered as its segments are.
             if ids:
                 begun.append(document)
