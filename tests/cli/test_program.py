@@ -73,7 +73,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         (["tokeniser", "merge"], "unknown verb 'tokeniser merge': did you mean tokenizer merge?"),
         (["data", "build", "--text.lenght", "3"], "unknown flag --text.lenght: did you mean --text.length?"),
         (["stages", "--stge", "sft"], "unknown flag --stge: did you mean --stage?"),
-        (["stages", "--rank", "two"], "--rank: expected a whole number, got 'two'"),
+        (["stages", "--rank", "two"], "--rank: expected a whole number or null, got 'two'"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
