@@ -212,6 +212,9 @@ def test_of_several_dataclasses_the_file_says_which(tmp_path: Path) -> None:
             "`zhllama help migrate` says what replaces each",
         ),
         (["--model", "m", "stray"], "unexpected: stray"),
+        (["--model", "m", "lf_sft.yaml"], "unexpected: lf_sft.yaml (write --config lf_sft.yaml)"),
+        (["--model", "m", "temperature=1"], "unexpected: temperature=1 (write --temperature 1)"),
+        (["--model", "m", "other=1"], "unexpected: other=1"),
         (["--model", "m", "--stop_ids", "1", "x"], "--stop_ids: expected a list of whole numbers or null, got 'x'"),
     ],
 )
@@ -219,6 +222,17 @@ def test_wrong_words_get_one_clear_line(words: list[str], message: str) -> None:
     with pytest.raises(schema.UsageError) as caught:
         flags.parse("generate", generate, words)
     assert str(caught.value) == message
+
+
+def test_a_field_without_its_section_is_told_where_it_belongs() -> None:
+    """As users of programs with flat options write it, with two dashes or none."""
+    for word, message in (
+        ("--learning_rate=1e-4", "unknown flag --learning_rate: write --optimizer.learning_rate"),
+        ("learning_rate=1e-4", "unexpected: learning_rate=1e-4 (write --optimizer.learning_rate 1e-4)"),
+    ):
+        with pytest.raises(schema.UsageError) as caught:
+            flags.parse("train", train_verb.run, ["--model", "m", "--output", "o", "--data.sources", "{store: s}", "--steps", "1", word])
+        assert str(caught.value) == message
 
 
 def test_a_flag_of_one_value_stands_once(tmp_path: Path) -> None:

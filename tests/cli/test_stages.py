@@ -70,6 +70,8 @@ trainings:
 def test_a_training_file_names_its_model(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "train.yaml"
     config.write_text(EXPERIMENT.format(model=base_model, stage="sft"))
+    assert program.run(["stages", "--config", str(config)]) == 0
+    assert capsys.readouterr().out.startswith("stage sft: 340 rows, ")
     found = last_line(f"--config {config}", capsys)
     vocab_size = llama_hf.load_config(base_model).vocab_size
     assert found == last_line(f"--size micro --vocab_size {vocab_size} --stage sft --rank 4", capsys)

@@ -163,6 +163,11 @@ def _check_flags(words: Sequence[str], known: Mapping[str, Any]) -> None:
         there = schema.fields(schema.find(known, section)) if section else [*known, *OF_THE_PARSER]
         prefix = f"--{section}." if section else "--"
         ends = schema.closest_each(names, there, prefix=prefix)
+        if not section:
+            deeper = [schema.inner(known, name) for name in names]
+            ends = [
+                f": write {' or '.join(f'--{one}' for one in found)}" if found else end for found, end in zip(deeper, ends, strict=True)
+            ]
         problems += [f"unknown flag {prefix}{name}{end}" for name, end in zip(names, ends, strict=True)]
     given = collections.Counter(word.partition("=")[0] for word in words if word.startswith("--"))
     problems += [f"{flag} stands there {count} times: say it once" for flag, count in given.items() if count > 1 and flag != "--config"]
@@ -213,6 +218,15 @@ def _of_union(message: str) -> str:
     return tried[0] if message.startswith("Does not validate") and tried else message
 
 
+def _flagged(word: str, known: Mapping[str, Any]) -> str:
+    """A word without a flag, and the flag that it seems to want."""
+    name, equals, value = word.partition("=")
+    if Path(word).suffix.lower() in (".yaml", ".yml"):
+        return f"{word} (write --config {word})"
+    meant = [name] if schema.find(known, name) is not None else schema.inner(known, name)
+    return f"{word} (write {' or '.join(f'--{one} {value}' for one in meant)})" if equals and meant else word
+
+
 def _reword(message: str, words: Sequence[str], known: Mapping[str, Any]) -> str:
     """The parser's complaint as one line in our words."""
     message = " ".join(message.split())
@@ -222,7 +236,7 @@ def _reword(message: str, words: Sequence[str], known: Mapping[str, Any]) -> str
         hint = "; give them in a file, --config F" if "." in missing[1] and not files else ""
         return f"missing: {', '.join(f'--{option}' for option in options)}{hint}"
     if stray := re.match(r"unrecognized arguments: (.+)$", message):
-        return f"unexpected: {stray[1]}"
+        return f"unexpected: {', '.join(_flagged(word, known) for word in stray[1].split())}"
     if bare := re.match(r"argument (--[\w.]+): expected .*argument", message):
         return f"{bare[1]} needs a value"
     key = re.match(r'Parser key "([^"]+)": *(.*)$', message)

@@ -159,6 +159,11 @@ def find(known: Mapping[str, Any], name: str) -> Any | None:
     return kind
 
 
+def inner(known: Mapping[str, Any], name: str) -> list[str]:
+    """The dotted names of the fields of sections that are called `name`: `optimizer.learning_rate` for learning_rate."""
+    return [f"{section}.{name}" for section, kind in known.items() if name in fields(kind)]
+
+
 def describe(kind: Any) -> str:
     """A type in words: `a whole number`, `one of a, b`, `a list of texts or null`."""
     return " or ".join(dict.fromkeys(_describe(member) for member in members(kind)))
