@@ -8,6 +8,7 @@ step once: what came after the restored step is cut off before the run goes on.
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,13 @@ KEYS = ("kind", "step")
 
 WIDE = 120
 """Columns of a terminal that has room for a bar beside the figures."""
+
+
+REDRAW = 1.0
+"""Seconds from one picture of the progress line to the next, at least: where a terminal is recorded every one of them is kept."""
+
+NOTEBOOKS = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")
+"""Variables of what runs below a notebook, whose `!` pretends to be a terminal and saves whatever was drawn in it."""
 
 
 class Pace(NamedTuple):
@@ -51,6 +59,7 @@ class Journal:
         self._lines: Any = None
         self._trackers: list[trackers.Tracker] = []
         self._bar: Any = None
+        self._drawn = 0.0
         self._tensorboard, self._wandb, self._settings = tensorboard, wandb, settings
 
     def say(self, text: str) -> None:
@@ -88,7 +97,7 @@ class Journal:
             self._trackers.append(trackers.TensorBoard(self._directory, step=step))
             self.say(f"figures: {path}; `tensorboard --logdir {self._directory / trackers.TENSORBOARD}` draws them")
         self.connect()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not any(map(os.environ.get, NOTEBOOKS)):
             self._bar = _bar(self._total, step)
 
     def steps(self, step: int, figures: Mapping[str, float], pace: Pace) -> None:
@@ -104,7 +113,11 @@ class Journal:
         if figures.get("skipped"):
             text += f"  left out {figures['skipped']:.0f}"
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step, description=f"{step:,}/{self._total:,}  {left} left  {text}")
+            now = time.monotonic()
+            draws = now - self._drawn >= REDRAW
+            self._drawn = now if draws else self._drawn
+            description = f"{step:,}/{self._total:,}  {left} left  {text}"
+            self._bar.update(self._bar.task_ids[0], completed=step, description=description, refresh=draws)
         else:
             self.say(f"step {step:>6,}/{self._total:,}  {text}  {left} left")
 
@@ -235,7 +248,7 @@ def _bar(total: int, step: int) -> Any:
     screen = console.Console(stderr=True)
     text = progress.TextColumn("{task.description}", markup=False, table_column=table.Column(no_wrap=True, overflow="ellipsis"))
     columns = (text,) if screen.width < WIDE else (progress.BarColumn(bar_width=20), text)
-    bar = progress.Progress(*columns, console=screen)
+    bar = progress.Progress(*columns, console=screen, auto_refresh=False)
     bar.add_task(f"{step:,}/{total:,}  compiling", total=total, completed=step)
     bar.start()
     return bar
