@@ -90,6 +90,20 @@ def test_a_result_that_no_run_wrote_is_left_alone(base, small, tmp_path) -> None
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["adapter", "notes.txt"], "found before the work"
 
 
+def test_a_finished_run_is_left_as_it_is_with_what_was_laid_beside(short, tmp_path) -> None:
+    """A user's file among its results stops a run that would replace them, and none that has nothing to do."""
+    output = tmp_path / "run"
+    shutil.copytree(Path(short.output), output)
+    again = dataclasses.replace(short, output=str(output))
+    loop.run(again)
+    (output / "adapter" / "notes.txt").write_text("precious")
+    assert loop.run(again)["run"] == json.loads((output / "result.json").read_text())["run"]
+    (output / "result.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"adapter holds .*notes\.txt"):
+        loop.run(again)
+    assert (output / "adapter" / "notes.txt").read_text() == "precious"
+
+
 def test_a_run_that_begins_anew_has_no_former_result(short, tmp_path) -> None:
     shutil.copytree(Path(short.output) / "data", tmp_path / "data")
     shutil.copy(Path(short.output) / "result.json", tmp_path)

@@ -23,7 +23,7 @@ def run(experiment: train_config.Experiment, /, *, compilation_cache: compilatio
 
     from zhllama_jax.train import loop, takeover
 
-    takeover.check_output(experiment)  # before anything is fetched
+    takeover.check_output(experiment, early=True)  # before anything is fetched
     compilation.cache(compilation_cache)
     allocator.keep_freed_memory()
     result = loop.run(located.experiment(experiment))

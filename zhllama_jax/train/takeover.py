@@ -80,7 +80,7 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
       FileNotFoundError: a directory is missing.
       ValueError: adapters that do not belong together or to the model, or a take-over that their contents do not allow.
     """
-    check_output(experiment)
+    check_output(experiment, early=True)
     if isinstance(experiment.model, config_lib.NewModel):
         return _random(experiment, experiment.model)
     stage, directory = experiment.choice, Path(experiment.model)
@@ -121,12 +121,16 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
     )
 
 
-def check_output(experiment: config_lib.Experiment) -> None:
+def check_output(experiment: config_lib.Experiment, *, early: bool = False) -> None:
     """Refuses a run whose results would take the place of what it reads, or of what no run wrote; `begin` asks too.
+
+    Where a result stands there already an `early` question is put off: of a finished run nothing is written, whatever lies beside it.
 
     Raises:
       ValueError, OSError: see `files.free_directory`.
     """
+    if early and (Path(experiment.output) / RESULT).is_file():
+        return
     model = experiment.model
     stores = [source.store for source in experiment.data.sources if source.store is not None]
     inputs = [model if isinstance(model, str) else model.tokenizer, *experiment.adapters, *stores]
