@@ -96,11 +96,9 @@ def test_a_terminal_gets_a_progress_line(tmp_path, monkeypatch) -> None:
 
 
 def terminal(monkeypatch) -> None:
-    """Standard error as a terminal that is no notebook; what is drawn there is still captured."""
+    """Standard error as a terminal; what is drawn there is still captured."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
-    for name in log.NOTEBOOKS:
-        monkeypatch.delenv(name, raising=False)
 
 
 def test_a_progress_line_is_drawn_once_a_second_and_at_the_end(tmp_path, monkeypatch, capsys) -> None:
@@ -111,15 +109,6 @@ def test_a_progress_line_is_drawn_once_a_second_and_at_the_end(tmp_path, monkeyp
     drawn = capsys.readouterr().err.count("loss 2.5000")
     assert 10 <= drawn <= 40, "a thousand steps in some twenty seconds"
     assert steps(tmp_path) == list(range(1, 1001))
-
-
-@pytest.mark.parametrize("name", log.NOTEBOOKS)
-def test_a_notebook_gets_plain_lines(name, tmp_path, monkeypatch, capsys) -> None:
-    terminal(monkeypatch)
-    monkeypatch.setenv(name, "1")
-    write(tmp_path, 0, 3)
-    err = capsys.readouterr().err
-    assert "\x1b" not in err and len(err.splitlines()) == 3
 
 
 @pytest.mark.parametrize(("columns", "bar"), [(80, False), (120, True)])

@@ -8,7 +8,6 @@ step once: what came after the restored step is cut off before the run goes on.
 import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -28,9 +27,6 @@ WIDE = 120
 
 REDRAW = 1.0
 """Seconds from one picture of the progress line to the next, at least: where a terminal is recorded every one of them is kept."""
-
-NOTEBOOKS = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")
-"""Variables of what runs below a notebook, whose `!` pretends to be a terminal and saves whatever was drawn in it."""
 
 
 class Pace(NamedTuple):
@@ -97,7 +93,7 @@ class Journal:
             self._trackers.append(trackers.TensorBoard(self._directory, step=step))
             self.say(f"figures: {path}; `tensorboard --logdir {self._directory / trackers.TENSORBOARD}` draws them")
         self.connect()
-        if sys.stderr.isatty() and not any(map(os.environ.get, NOTEBOOKS)):
+        if sys.stderr.isatty():
             self._bar = _bar(self._total, step)
 
     def steps(self, step: int, figures: Mapping[str, float], pace: Pace) -> None:
