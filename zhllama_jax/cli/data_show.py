@@ -286,7 +286,7 @@ def _summary(counted: Sequence[tuple[Source, "preview.Look"]]) -> None:
 
 def _mixture(config: train_config.Experiment, counted: Sequence[tuple[Source, "preview.Look"]]) -> None:
     """The sources' parts in a training; how much it reads of each is known where all of them were read to their ends."""
-    from zhllama_jax.data import mixture
+    from zhllama_jax.data import account, mixture
 
     shares = [source.share for source in config.data.sources]
     weighted, whole = data_config.weighted(shares), all(look.whole for _, look in counted)
@@ -303,17 +303,12 @@ def _mixture(config: train_config.Experiment, counted: Sequence[tuple[Source, "p
         read = mixed.counts(asked if mixed.num_rows is None else min(asked, mixed.num_rows))
         head += ["rows used", "rows read", "times"]
         for row, rows, reads in zip(parts, taken, read.tolist(), strict=True):
-            row += [f"{rows:,}", f"{reads:,}", _times(reads / rows)]
+            row += [f"{rows:,}", f"{reads:,}", account.times(reads / rows)]
     terminal.result(f"\n{terminal.table([head, *parts])}")
     if not whole:
         terminal.result("how often each row is read: --limit null tells")
     if not weighted and len(parts) > 1:
         terminal.result(f"no weights: sources stand in proportion to their rows, and {data_config.epoch(shares)}")
-
-
-def _times(number: float) -> str:
-    """How often a row is read, to two digits that say something however rarely that is."""
-    return f"{number:.2f}" if number >= 0.1 or not number else f"{number:.2g}"
 
 
 def _taken(share: data_config.Share, look: "preview.Look", length: int) -> int:

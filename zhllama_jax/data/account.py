@@ -47,6 +47,11 @@ def apart(counts: Mapping[str, Any], *, name: str) -> list[str]:
     return [f"{name}: {number:,} {what} not learned from"] if number else []
 
 
+def times(number: float) -> str:
+    """How often a row is read, to two digits that say something however rarely that is."""
+    return f"{number:.2f}" if number >= 0.1 or not number else f"{number:.2g}"
+
+
 def faults(metadata: Mapping[str, Any], split: str) -> dict[str, int]:
     """Faults of a split by kind; none of a validation split that is read from the files of the other, where they are counted already."""
     again = split != "train" and not metadata["sources"]["validation_files"]

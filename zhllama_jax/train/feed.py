@@ -259,7 +259,8 @@ def portions(data: Opened, source: batches.Batches, *, steps: int) -> list[str]:
         return []
     total = max(sum(counts), 1)
     return [
-        f"data: {name}: {100 * read / total:.1f} % of what the run reads: {read:,} rows, each of its {taken:,} {read / taken:.2f} times"
+        f"data: {name}: {100 * read / total:.1f} % of what the run reads: {read:,} rows, "
+        f"each of its {taken:,} {account.times(read / taken)} times"
         for name, read, taken in zip(data.names, counts, data.taken, strict=True)
     ]
 

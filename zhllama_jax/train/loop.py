@@ -120,9 +120,7 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
             journal.say(f"{output} is finished" if result else f"goes on after step {int(state.step):,} of {sizes.steps:,}")
             if result is not None:
                 return result
-        takeover.check_output(experiment)
-        if restored is None and jax.process_index() == 0:
-            (output / takeover.RESULT).unlink(missing_ok=True)  # of a former run, whose checkpoints are gone
+        takeover.make_way(experiment, anew=restored is None)
 
         chunk = experiment.loss_chunk * mesh_lib.batch_shards(mesh)
         files.atomic_write(output / CONFIG, experiment.to_yaml())

@@ -138,6 +138,17 @@ def check_output(experiment: config_lib.Experiment, *, early: bool = False) -> N
         files.free_directory(Path(experiment.output) / name, ours=ours, overwrite=True, inputs=inputs)
 
 
+def make_way(experiment: config_lib.Experiment, *, anew: bool) -> None:
+    """Asks what `check_output` may have put off, and, of a run that begins anew, removes the result of one whose checkpoints are gone.
+
+    Raises:
+      ValueError, OSError: see `check_output`.
+    """
+    check_output(experiment)
+    if anew and jax.process_index() == 0:
+        (Path(experiment.output) / RESULT).unlink(missing_ok=True)
+
+
 def trimmed(start: Start) -> Start:
     """The start without the weights that `finish` does not look at, so that the host need not hold the base beside the devices."""
     params = {name: start.weights["params"][name] for name in model_config.MATRICES if start.replaced and name in start.replaced.rows}
