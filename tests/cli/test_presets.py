@@ -71,6 +71,15 @@ def test_what_a_preset_means_is_said_once_to_who_leaves_the_dtype_to_it(file: Pa
     assert note not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("verb", "text"), [("train", TRAIN), ("adapt", ADAPT)])
+def test_a_preset_of_another_machine_is_remarked_on_a_cpu(verb: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_text(text)
+    for name, said in (("h200", 1), ("cpu", 0)):
+        assert program.run([verb, "--config", str(file), "--output", str(tmp_path / "o"), "--preset", name]) == 1, "files are missing"
+        assert capsys.readouterr().err.count("a CPU has no fast bfloat16: --preset cpu is for it") == said
+
+
 def test_a_file_names_a_preset_and_a_flag_another(file: Path) -> None:
     file.write_text(TRAIN + "preset: h200\n")
     assert read("train", file).micro_batch == machines.MACHINES["h200"].micro_batch

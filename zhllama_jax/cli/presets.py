@@ -92,3 +92,12 @@ def left_out(preset: machines.Preset, given: Mapping[str, Any]) -> dict[str, Any
         if f"{MESH}.{axis}" not in given:
             filled[f"{MESH}.{axis}"] = 1 if size == -1 and rest_is_named else size
     return filled
+
+
+def remark(dtype: str) -> str | None:
+    """What is said before a training computes in bfloat16 where jax sees a CPU only, as under the preset of another machine."""
+    import jax
+
+    if dtype != "bfloat16" or jax.default_backend() != "cpu":
+        return None
+    return "zhllama: note: jax sees no accelerator here, and a CPU has no fast bfloat16: --preset cpu is for it, `zhllama doctor` says more"
