@@ -1,10 +1,13 @@
 """What stands beside an output: only what bears the mark and whose process has ended is ever touched."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -77,6 +80,25 @@ def test_what_somebody_put_in_stays_and_keeps_the_mark(tmp_path: Path) -> None:
     (left / "note.txt").touch()
     beside.clear(tmp_path / "out")
     assert sorted(path.name for path in left.iterdir()) == ["note.txt", beside.MARK]
+
+
+def test_who_looks_at_a_new_mark_does_not_keep_its_lock_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, later = fcntl.flock, list[threading.Timer]()
+
+    def flock(mark: IO[bytes], operation: int) -> None:
+        """Another process has locked the mark just before, and lets go of it a moment later."""
+        monkeypatch.setattr(fcntl, "flock", real)
+        other = open(mark.name, "rb")  # noqa: SIM115 - closed by the timer
+        real(other, fcntl.LOCK_EX)
+        later.append(threading.Timer(0.1, other.close))
+        later[0].start()
+        real(mark, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with beside.place(tmp_path / "out") as side:
+        later[0].join()
+        beside.clear(tmp_path / "out")
+        assert (side / beside.MARK).exists(), "it is locked, and so not taken for an abandoned one"
 
 
 def test_former_contents_that_nothing_replaced_are_put_back_or_kept(tmp_path: Path) -> None:

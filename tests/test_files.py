@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -289,6 +290,16 @@ def test_new_directory_syncs_every_file_and_folder_before_the_rename(tmp_path: P
     assert order[-1] == tmp_path.stat().st_ino, "and the folder that holds the new name after it"
 
 
+def test_the_new_name_is_on_the_disk_before_the_former_directory_goes(taken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[int | str] = []
+    real_fsync, real_remove = os.fsync, shutil.rmtree
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append(os.fstat(descriptor).st_ino), real_fsync(descriptor)))
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **options: (order.append("gone"), real_remove(*args, **options)))
+    with files.new_directory(taken, overwrite=True, ours=ours) as temporary:
+        fill(temporary, b"new")
+    assert order[order.index("gone") - 1] == taken.parent.stat().st_ino
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -507,6 +518,18 @@ def test_a_full_disk_is_told_with_the_file_and_both_sizes(tmp_path: Path, monkey
     with pytest.raises(OSError, match=sizes) as caught, files.new_directory(tmp_path / "out", ours=ours) as new:
         files.atomic_write(new / "config.json", b"weight")
     assert caught.value.filename == str(tmp_path / "out" / "config.json")
+    with pytest.raises(OSError, match="No space left") as caught, files.new_directory(tmp_path / "out", ours=ours):
+        pass
+    assert caught.value.filename == str(tmp_path / "out")
+    assert contents(tmp_path) == {}
+
+
+def test_a_disk_that_has_no_byte_left_is_told_with_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the mark of the folder beside the output can be written."""
+    fail(monkeypatch, "write", {1, 2})
+    with pytest.raises(OSError, match="No space left on device: 6 bytes are to be written") as caught:
+        files.atomic_write(tmp_path / "merged.model", b"pieces")
+    assert caught.value.filename == str(tmp_path / "merged.model")
     with pytest.raises(OSError, match="No space left") as caught, files.new_directory(tmp_path / "out", ours=ours):
         pass
     assert caught.value.filename == str(tmp_path / "out")

@@ -118,6 +118,11 @@ with beside.place(Path("team/llama").resolve()) as side:
             resolve(name)
 
 
+def test_an_empty_name_is_told_to_be_empty() -> None:
+    with pytest.raises(FileNotFoundError, match=r"^\(an empty name\) not found: no such folder here"):
+        resolve("")
+
+
 @pytest.mark.parametrize("name", ["nowhere", "./team/llama", "runs/stage1/adapter", "team/llama/tokenizer.model"])
 def test_a_path_is_never_asked_for(name: str, hub_server: fake_hub.Hub) -> None:
     with pytest.raises(FileNotFoundError) as caught:

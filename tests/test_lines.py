@@ -137,7 +137,9 @@ def test_a_bomb_takes_no_more_memory_than_a_line_may_have(tmp_path: Path, packin
 
 def test_without_its_library_a_zst_file_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(ValueError, match=r"a\.txt\.zst: reading \.zst files needs .* pip install 'zhllama-jax\[zstd\]', or unpack"):
+    with pytest.raises(
+        ValueError, match=r"a\.txt\.zst: reading \.zst files needs .* pip install zstandard \(the extra `zstd`\), or unpack"
+    ):
         list(lines.read(write(tmp_path / "a.txt.zst", b"")))
 
 

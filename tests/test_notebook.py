@@ -154,7 +154,7 @@ def check_outputs(cells: list[dict[str, Any]]) -> None:
     assert counts["after", "English"] == counts["before", "English"], "and leaves English as it was"
     assert len(shown(cells, "image/png")) == 1
     [page] = shown(cells, "text/html")
-    assert page.startswith("<iframe srcdoc=") and "</iframe>" in page and "<html" not in page, "a page inside a page is escaped"
+    assert page.startswith("<div><iframe srcdoc=") and "</iframe>" in page and "<html" not in page, "IPython warns of a bare one"
     [answers] = [cell for cell in cells if "zhllama generate" in "".join(cell["source"])]
     assert len([line for line in written([answers]).split("\n") if line.strip()]) >= 3
     assert "transformers" in written(cells[-2:])

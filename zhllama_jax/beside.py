@@ -26,13 +26,16 @@ MARK, NEW, FORMER = "zhllama", "new", "former"
 
 @contextlib.contextmanager
 def place(path: Path) -> Iterator[Path]:
-    """A marked and locked folder beside `path`; at the end of the block it goes, unless it keeps what nothing has replaced."""
+    """A marked and locked folder beside `path`; at the end of the block it goes, unless it keeps what nothing has replaced.
+
+    Raises:
+      OSError: the folder cannot be made, the disk is full for one; the error names `path`.
+    """
     side = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         with open(side / MARK, "xb") as stream:
-            _lock(stream)  # before there is a sign in it: nobody takes a mark without one for an abandoned one
-            stream.write(_sign(path))
-            stream.flush()
+            _lock(stream, wait=True)  # before there is a sign in it: who looks at a mark without one lets go of it at once
+            _mark(stream, path)
             yield side
     finally:
         _remove(side)
@@ -65,6 +68,24 @@ def remark(path: str | Path) -> str:
         if former := kept(name):
             return f"; a command that was replacing {name} was killed, and what stood there is kept in {former}: rename it back"
     return ""
+
+
+def sync_tree(directory: str | Path) -> None:
+    """Flushes every file and folder below `directory` to the disk."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as stream:
+                os.fsync(stream.fileno())
+        sync_directory(folder)
+
+
+def sync_directory(directory: str | Path) -> None:
+    """Flushes a folder's own entries (new names, renames) to the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _abandoned(path: Path) -> Iterator[Path]:
@@ -103,16 +124,24 @@ def _keeps(side: Path) -> bool:
     return (side / FORMER).exists() and (side / NEW).exists()
 
 
+def _mark(stream: IO[bytes], path: Path) -> None:
+    """Writes the sign; past the stream's buffer, which on a full disk would fail once more when it is closed."""
+    try:
+        os.write(stream.fileno(), _sign(path))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def _sign(path: Path) -> bytes:
     return os.fsencode(
         f"zhllama makes {path.name} here. If none is running, this is a leftover: the next that writes {path.name} clears it.\n"
     )
 
 
-def _lock(stream: IO[bytes]) -> bool:
-    """Locks an open file until it is closed; false if another holds it, or on a file system without locks."""
+def _lock(stream: IO[bytes], *, wait: bool = False) -> bool:
+    """Locks an open file until it is closed; false if another holds it and is not waited for, or on a file system without locks."""
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return False
     return True

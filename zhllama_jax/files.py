@@ -24,6 +24,7 @@ Listing = Callable[[Path], Collection[str]]
 """The names of all that this program wrote into a directory of some kind; raises ValueError for what is no such directory."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_POINTER = b"version https://git-lfs"
 _CACHE = re.compile(r"/models--[^/]+/(?:snapshots|blobs|refs)(?:/|$)")
 
 
@@ -55,7 +56,7 @@ def new_file(path: str | Path) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(side / beside.NEW, path)
-    sync_directory(path.parent)
+    beside.sync_directory(path.parent)
 
 
 def require_room(directory: str | Path, size: int) -> None:
@@ -130,6 +131,17 @@ def expect_folder(path: str | Path, what: str) -> None:
         raise FileNotFoundError(f"{path} not found: expected {what}{beside.remark(path)}")
 
 
+def refuse_pointer(path: str | Path) -> None:
+    """Refuses the few lines of text that Git LFS puts in the place of a file which it was not asked to fetch.
+
+    Raises:
+      ValueError: with what to do.
+    """
+    with open(path, "rb") as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise ValueError(f"{path} is only Git LFS's pointer to the file: fetch the file itself with `git lfs pull` in that repository")
+
+
 def parse_json(content: bytes, *, path: str | Path, what: str) -> Any:
     """The value that the bytes of a JSON file spell, by the rules of `read_json`.
 
@@ -149,9 +161,10 @@ def sha256(path: str | Path) -> str:
 
 
 def refuse_inputs(path: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Refuses an output that is, holds or lies inside something that is read, by its real path; so does what a directory's links lead to.
+    """Refuses an output that is, holds or lies inside something that is read, by its real path.
 
-    Inputs that are not there are left to their reader. The cache of the Hugging Face hub is an input of everything.
+    What a directory's links lead to is read with it. Inputs that are not there are left to their reader. The cache of the Hugging Face hub
+    is an input of everything.
 
     Raises:
       ValueError: it does, or its name is none: `-`, a `~` that the shell left, a link that leads to itself.
@@ -266,10 +279,10 @@ def new_directory(path: str | Path, *, ours: Listing, overwrite: bool = False) -
             with _named(new, path):
                 new.mkdir()
                 yield new
-                sync_tree(side)
+                beside.sync_tree(side)
             free_directory(path, ours=ours, overwrite=overwrite)  # the work took long: somebody may have taken the name meanwhile
             _take_place(side, path)
-        sync_directory(path.parent)
+            beside.sync_directory(path.parent)  # the new name is on the disk before what it replaced is removed
 
 
 @contextlib.contextmanager
@@ -298,24 +311,6 @@ def folder(path: Path) -> Iterator[None]:
             for place in made:
                 place.rmdir()
         raise
-
-
-def sync_tree(directory: str | Path) -> None:
-    """Flushes every file and folder below `directory` to the disk."""
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            with open(os.path.join(folder, name), "rb") as stream:
-                os.fsync(stream.fileno())
-        sync_directory(folder)
-
-
-def sync_directory(directory: str | Path) -> None:
-    """Flushes a folder's own entries (new names, renames) to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _take_place(side: Path, path: Path) -> None:

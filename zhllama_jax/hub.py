@@ -119,7 +119,7 @@ def resolve(name: str | Path, what: What, *, say: Say, look: Callable[[Path], ob
             say(f"note: {name} is the folder here; for the one of the Hugging Face hub, which is in its cache, say {name}@main")
         return Path(name)
     if found is None or (found.file is not None and what != "tokenizer"):
-        raise FileNotFoundError(f"{name} not found: {absent(what)}{beside.remark(name)}")
+        raise FileNotFoundError(f"{name or '(an empty name)'} not found: {absent(what)}{beside.remark(name)}")
     owner = found.repository.partition("/")[0]
     if found.revision is None and os.path.isdir(owner):
         raise FileNotFoundError(

@@ -1,8 +1,8 @@
 """Text files line by line: bytes split at newlines only, every fault named by file and line.
 
-`read`, `objects` and `records` stop at the first fault. `data.documents`, which may repair or skip, is made of the same parts: `raw`,
-`parse` and `string`. Files whose names end in .gz or .zst are unpacked as they are read, never as a whole and never on disk; the limits on
-lines hold for what comes out, so that no archive, however it was made, takes more memory than a plain file could.
+`read`, `objects`, `values` and `records` stop at the first fault. `data.documents`, which may repair or skip, is made of the same parts:
+`raw`, `parse` and `string`. Files whose names end in .gz or .zst are unpacked as they are read, never as a whole and never on disk; the
+limits on lines hold for what comes out, so that no archive, however it was made, takes more memory than a plain file could.
 
 Binary iteration matters: Python's text mode also splits at U+2028, form feeds and lone carriage returns, which are
 ordinary characters inside a document. A line here ends with LF or CR LF and nothing else.
@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from zhllama_jax import files
 
 MAX_LINE_BYTES = 256 << 20
+MAX_JSON_BYTES = 4 << 30
 SUFFIXES = (".txt", ".jsonl")
 PACKED = (".gz", ".zst")
 
@@ -194,6 +195,41 @@ def objects(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, value
 
 
+def is_list(path: str | Path) -> bool:
+    """Whether a file is a `.json` list, by its name and its first sign that is no white space; else each line holds an object."""
+    if suffix(path) != ".json":
+        return False
+    with opened(path) as stream:
+        start = stream.read(1 << 16)
+    return start.removeprefix(_BOM).lstrip()[:1] != b"{"
+
+
+def listed(path: str | Path) -> list[Any]:
+    """The values of a `.json` list.
+
+    Raises:
+      ValueError: it is not JSON, too long or no list.
+    """
+    value = files.parse_json(content(path, max_bytes=MAX_JSON_BYTES), path=path, what="a list of rows in JSON")
+    if not isinstance(value, list):
+        raise ValueError(f"{path}: expected a list of rows, or one object a line")
+    return value
+
+
+def values(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """Yields (place, value) of a `.json` list, whose values are numbered from 0, or of a file with one object a line.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: see `listed` and `objects`.
+    """
+    files.expect(Path(path), "a file of rows")
+    if is_list(path):
+        yield from ((f"{path}: row {number}", value) for number, value in enumerate(listed(path)))
+    else:
+        yield from ((f"{path}:{number}", value) for number, value in objects(path))
+
+
 def records(path: str | Path, field: str = "text") -> Iterator[tuple[int, str]]:
     """Yields (line number, text): each line of a `.txt` file, or `field` of each object of a `.jsonl` file.
 
@@ -243,7 +279,7 @@ def _zstandard(path: str | Path) -> Any:
         import zstandard
     except ImportError:
         raise ValueError(
-            f"{path}: reading .zst files needs the package zstandard: pip install 'zhllama-jax[zstd]', or unpack the file"
+            f"{path}: reading .zst files needs the library zstandard: pip install zstandard (the extra `zstd`), or unpack the file"
         ) from None
     return zstandard
 

@@ -177,7 +177,7 @@ import html
 from IPython.display import HTML
 
 report = (WORK / "adapted" / "report.html").read_text(encoding="utf-8")
-HTML(f'<iframe srcdoc="{html.escape(report)}" width="100%" height="900" style="border: 0"></iframe>')
+HTML(f'<div><iframe srcdoc="{html.escape(report)}" width="100%" height="900" style="border: 0"></iframe></div>')
 
 # %% [markdown]
 # ## Talking with it

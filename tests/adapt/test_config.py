@@ -38,6 +38,15 @@ def adapt(**fields: Any) -> config.Adapt:
     return config.Adapt(**usual | fields)
 
 
+def test_a_stage_s_name_is_a_stage() -> None:
+    """As in `train`."""
+    named = training("rows", stage="pretrain_lora")
+    assert named == dataclasses.replace(LORA, name="rows")
+    assert adapt(trainings=(named,)).trainings[0].choice.lora_targets == lora_config.ATTENTION
+    with pytest.raises(ValueError, match="preset must be one of embeddings"):
+        training("rows", stage="embedding")
+
+
 def test_what_is_complete_is_taken() -> None:
     assert adapt().adapted == "chinese"
     new = config.Base(tokenizer=NEW, init=train_config.Dimensions("micro"), training=FULL)
@@ -121,7 +130,7 @@ def test_several_wrong_names_are_told_together() -> None:
         ({"model": "llama", "training": FULL}, "excludes training"),
         ({}, "also tokenizer, init, training"),
         ({"tokenizer": NEW, "training": FULL}, "also init"),
-        ({"tokenizer": NEW, "init": train_config.Dimensions("micro"), "training": training("start")}, "preset to full"),
+        ({"tokenizer": NEW, "init": train_config.Dimensions("micro"), "training": training("start")}, "set training.stage to full"),
         *(
             ({"tokenizer": strange, "init": train_config.Dimensions("micro"), "training": FULL}, "model_type bpe with byte_fallback")
             for strange in (dataclasses.replace(NEW, model_type="unigram"), dataclasses.replace(NEW, byte_fallback=False))

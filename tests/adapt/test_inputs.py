@@ -105,4 +105,9 @@ def test_files_are_those_that_the_readers_expand_to(recipe: config_lib.Adapt, tm
         found = inputs.files(dataclasses.replace(recipe, texts=recipe.texts | {"more": text}), ["more"])
         assert found == [str(path) for path in (*documents.expand([pattern]), tmp_path / "top.txt")]
         assert (str(tmp_path / "a" / "b" / "deep.txt") in found) == ("**" in pattern)
-    assert inputs.held_out_files({"more": text}) == [str(tmp_path / "top.txt")]
+    shared = data_config.TextData(files=(str(tmp_path / "a"),), held_out=0.1)
+    named = {"more": text, "shared": shared, "none": data_config.TextData(files=("x.txt",))}
+    (tmp_path / "a" / "one.txt").write_text("text")
+    assert inputs.held_out_files(named, ["none"])[:2] == [str(tmp_path / "top.txt"), str(tmp_path / "a" / "one.txt")]
+    named["less"] = data_config.TextData(files=("y.txt",), held_out=0.05)
+    assert inputs.held_out_files(named, ["shared"]) == [str(tmp_path / "top.txt")]

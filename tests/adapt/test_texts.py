@@ -80,6 +80,15 @@ def test_nothing_held_out_is_said(corpus: str) -> None:
     assert texts.holds_out(data_config.TextData(files=(corpus,), validation_files=(corpus,)))
 
 
+def test_a_share_that_no_document_falls_into_is_not_said_to_be_missing(corpus: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"text\.txt: held_out 1e-09 holds out none of 2\d\d documents: raise it"):
+        texts.held_out(data_config.TextData(files=(corpus,), held_out=1e-9))
+    blank = tmp_path / "blank.txt"
+    blank.write_text("\n \n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"blank\.txt: no text to measure on in there"):
+        texts.held_out(data_config.TextData(files=(corpus,), validation_files=(str(blank),)))
+
+
 def test_held_out_rows_are_those_that_are_not_packed(instructions: str, english_pieces: Path, tmp_path: Path) -> None:
     rows = data_config.SftData(files=(instructions,), held_out=0.2, length=256, template="none")
     held_out = texts.held_out_rows(rows)

@@ -62,6 +62,16 @@ def test_rows_that_are_too_long_are_remarked(done: Any, tmp_path: Path) -> None:
     assert training.pack(short, places.NEW, "chinese", tmp_path / "text", {})["remarks"] == []
 
 
+def test_what_another_text_holds_out_is_remarked(done: Any, tmp_path: Path) -> None:
+    chinese = done.config.texts["chinese"]
+    more = dataclasses.replace(chinese, validation_files=(), held_out=0.5)
+    beside = dataclasses.replace(done.config, texts=done.config.texts | {"more": more})
+    packed = training.pack(beside, places.NEW, "chinese", tmp_path / "rows", {})
+    count = packed["splits"]["train"]["faults"]["dropped_held_out"]
+    assert count > 10
+    assert packed["remarks"] == [f"chinese: {count:,} documents that are held out elsewhere are not learned from"]
+
+
 def test_no_held_out_instruction_is_in_the_rows(done: Any) -> None:
     tokenizer = processor.Tokenizer.load(places.of(done.config, "tokenizer"))
     learned = decoded(places.rows(done.config, places.NEW, config_lib.INSTRUCTIONS), tokenizer)

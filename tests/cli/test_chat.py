@@ -56,11 +56,11 @@ def test_room_for_a_long_answer_takes_half_of_the_context_at_most(tuned_model: P
     loaded = dataclasses.replace(loaded, config=loaded.config.replace(max_position_embeddings=1024))
     _, generation = decode_config.resolve({"max_new_tokens": 1024}, loaded.generation)
     history = [("a", "b")]
-    ids = chat_verb._fit(loaded, "c", history, "alpaca", generation)
+    ids = chat_verb._fit(loaded, "c", history, generation)
     assert history == [("a", "b")] and not capsys.readouterr().err
     assert ids == chat.render_prompt(loaded.tokenizer, "c", history=history)
     history = [("a", "b"), ("word " * 300, "b"), ("a", "b")]
-    ids = chat_verb._fit(loaded, "c", history, "alpaca", generation)
+    ids = chat_verb._fit(loaded, "c", history, generation)
     assert history == [("a", "b")] and ids is not None and len(ids) <= 512
 
 
@@ -85,7 +85,7 @@ def test_a_model_of_conversations_is_asked_with_the_ends_of_answers(tuned_model:
     loaded = ready.load(tuned_model)
     loaded = dataclasses.replace(loaded, turns="closed", config=loaded.config.replace(max_position_embeddings=1024))
     _, generation = decode_config.resolve({}, loaded.generation)
-    ids = chat_verb._fit(loaded, "c", [("a", "b")], "alpaca", generation)
+    ids = chat_verb._fit(loaded, "c", [("a", "b")], generation)
     assert ids == chat.render_prompt(loaded.tokenizer, "c", history=[("a", "b")], turns="closed")
     assert ids.count(loaded.tokenizer.eos_id) == 1
 

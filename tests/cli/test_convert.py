@@ -12,7 +12,8 @@ import pytest
 
 from tests.reference import released_adapters
 from zhllama_jax.cli import program
-from zhllama_jax.convert import host, llama_hf, manifest, source
+from zhllama_jax.convert import host, llama_hf, manifest, peft, source
+from zhllama_jax.tokenizer import processor
 
 
 def test_another_cut_into_shards_keeps_every_bit(tuned_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +40,34 @@ def test_the_next_command_that_is_named_succeeds(
     words = shlex.split(line.partition("zhllama ")[2])
     assert ("--right" in words) == other, "weights in another dtype are not bit for bit the same"
     assert program.run(words) == 0
+
+
+def test_padding_without_a_piece_is_kept(base_model: Path, merged_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in many a released LLaMA: pad_token_id 0, and a tokenizer that has no piece for padding."""
+    model, adapter = tmp_path / "model", tmp_path / "adapter"
+    checkpoint, tokenizer = host.load(base_model), processor.Tokenizer.load(base_model)
+    config = checkpoint.config.replace(pad_token_id=0)
+    llama_hf.save(model, config=config, params=checkpoint.params, tokenizer=tokenizer)
+    rows = {"lm_head": checkpoint.params["lm_head"]}
+    peft.save(
+        adapter,
+        config=config,
+        lora={},
+        rows=rows,
+        lora_config=None,
+        base=model,
+        base_fingerprint=source.fingerprint(model),
+        tokenizer=tokenizer,
+    )
+    for verb, words in (
+        ("convert", ["--input", str(model)]),
+        ("resize", ["--model", str(model), "--tokenizer", str(merged_pieces)]),
+        ("merge", ["--model", str(model), "--adapter", str(adapter)]),
+    ):
+        assert program.run([verb, *words, "--output", str(tmp_path / verb)]) == 0
+        assert source.load_config(tmp_path / verb).pad_token_id == 0
+        assert llama_hf.load_generation(tmp_path / verb)["pad_token_id"] == 0
+    assert program.run(["verify", "--left", str(model), "--right", str(tmp_path / "convert")]) == 0
 
 
 def test_an_existing_output_is_kept(base_model: Path, tuned_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

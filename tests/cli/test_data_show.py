@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import rich.console
 
-from zhllama_jax.cli import data_show, flags, program
+from zhllama_jax.cli import flags, program
 from zhllama_jax.data import build, store
 from zhllama_jax.data import config as data_config
 from zhllama_jax.tokenizer import processor
@@ -100,6 +100,20 @@ def test_the_sources_of_a_training(english_pieces: Path, rows: Path, tmp_path: P
     assert not (tmp_path / "run").exists(), "looking writes nothing"
 
 
+def test_a_source_of_a_training_that_comes_to_nothing(
+    english_pieces: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "train.yaml"
+    source = f"{{sft: {{files: [{rows}], length: 2, overlong: drop, template: none}}}}"
+    config.write_text(
+        f"model: {{tokenizer: {english_pieces}}}\noutput: {tmp_path / 'run'}\nstage: full\nsteps: 1\nglobal_batch: 4\n"
+        f"data: {{sources: [{source}]}}\n"
+    )
+    assert program.run(["data", "show", "--config", str(config)]) == 1
+    out, err = capsys.readouterr()
+    assert "dropped overlong: 3" in out and "source 0 of the mixture has no rows" in err
+
+
 def test_a_configuration_for_building(english_pieces: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "build.yaml"
     config.write_text(f"tokenizer: {english_pieces}\noutput: {tmp_path / 'rows'}\nsft: {{files: [{rows}], length: 64, template: none}}\n")
@@ -118,9 +132,68 @@ def test_the_rows_of_a_pipeline_have_its_length(
         f"texts: {{chinese: {{files: [{text}], held_out: 0.1}}}}\ninstructions: {{files: [{rows}]}}\nsequence_length: 48\n"
         "trainings: [{name: rows, texts: {chinese: 1}, stage: {preset: embeddings}, steps: 1}]\n"
     )
-    out, _ = show(capsys, "--config", config, "--tokenizer", english_pieces, "--examples", "1")
+    out, err = show(capsys, "--config", config, "--tokenizer", english_pieces, "--examples", "1")
     assert out.count("rows of 48 tokens)") == 2 and "512" not in out
-    assert "row 0: 49 tokens, 48 learnt" in out
+    assert "row 0: 49 tokens, 48 learnt" in out and "note" not in err, "who names a tokenizer knows which one counts"
+
+
+def test_a_pipeline_is_counted_in_its_merged_vocabulary_or_says_that_it_is_not(
+    base_model: Path, english_pieces: Path, merged_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, config, merged = tmp_path / "zh.txt", tmp_path / "adapt.yaml", tmp_path / "run" / "steps" / "tokenizer"
+    text.write_text("江河都往海里流。\n\n海却不满。\n", encoding="utf-8")
+    config.write_text(
+        f"output: {tmp_path / 'run'}\nbase: {{model: {base_model}}}\nvocabulary: {{added: [x.model]}}\nsequence_length: 32\n"
+        f"texts: {{chinese: {{files: [{text}], held_out: 0.001}}}}\n"
+        "trainings: [{name: rows, texts: {chinese: 1}, stage: embeddings, steps: 1}]\n"
+    )
+
+    def counted(*words: object) -> tuple[int, str]:
+        out, err = show(capsys, "--config", config, "--examples", "0", *words)
+        head, row = (line.split() for line in out.splitlines() if line.startswith(("source  ", "chinese  ")))
+        return int(row[head.index("tokens")]), err
+
+    before, err = counted()
+    assert (
+        before == counted("--tokenizer", base_model)[0] and f"note: {merged} does not exist yet, so tokens are those of the base's" in err
+    )
+    merged.mkdir(parents=True)
+    (merged / "tokenizer.model").write_bytes(merged_pieces.read_bytes())
+    after, err = counted()
+    assert (
+        after == counted("--tokenizer", merged_pieces)[0] < before and f"note: tokens are those of {merged}, the merged vocabulary" in err
+    )
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_rows_longer_than_the_model_s_context_are_refused_as_in_the_training(
+    base_model: Path, english_pieces: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], new: bool
+) -> None:
+    config, model = tmp_path / "train.yaml", base_model
+    if new:
+        model = f"{{tokenizer: {english_pieces}, init: {{size: micro, max_position_embeddings: 256}}}}"
+    config.write_text(
+        f"model: {model}\noutput: {tmp_path / 'run'}\nstage: {'full' if new else 'sft'}\nsteps: 1\nglobal_batch: 8\n"
+        f"data: {{sources: [{{sft: {{files: [{rows}], length: 257}}}}]}}\n"
+    )
+    message = "the rows of rows (sft.length) have 257 tokens, more than the model's context of 256 (max_position_embeddings)"
+    for verb in (["data", "show"], ["train"]):
+        assert program.run([*verb, "--config", str(config)]) == 1
+        assert message in capsys.readouterr().err
+    config.write_text(config.read_text().replace("257", "256"))
+    show(capsys, "--config", config, "--examples", "0")
+
+
+def test_rows_longer_than_the_base_s_context_are_refused_as_in_the_pipeline(
+    base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "adapt.yaml"
+    config.write_text(
+        f"output: {tmp_path / 'run'}\nbase: {{model: {base_model}}}\nvocabulary: {{added: [x.model]}}\nsequence_length: 300\n"
+        "texts: {chinese: {files: [a.txt], held_out: 0.1}}\ntrainings: [{name: rows, texts: {chinese: 1}, stage: embeddings, steps: 1}]\n"
+    )
+    assert program.run(["data", "show", "--config", str(config)]) == 1
+    assert "sequence_length 300 is more than the base's context of 256 tokens" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -140,10 +213,6 @@ def test_wrong_words_are_one_line(words: list[str], message: str, english_pieces
 def test_a_tokenizer_is_needed(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["data", "show", "--files", str(rows)]) == 1
     assert "say with --tokenizer which tokenizer" in capsys.readouterr().err
-
-
-def test_every_sign_is_seen() -> None:
-    assert data_show.visible("a\nb\\c\t\u3000\x1b\u200b中") == "a\\n\nb\\\\c\\t\u3000\\x1b\\u200b中"
 
 
 def test_the_next_command_does_what_was_shown(english_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,3 +273,7 @@ def test_rows_decide_where_no_weights_do(english_pieces: Path, tmp_path: Path, c
     assert "one epoch reads each row of each once" in out
     out, _ = show(capsys, "--config", config, "--examples", "0", "--limit", "2")
     assert "how often each row is read: --limit null tells" in out and "2.00" not in out
+    config.write_text(config.read_text().replace("epochs: 2", "epochs: 0.001"))
+    out, _ = show(capsys, "--config", config, "--examples", "0")
+    table = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith(("many", "few"))}
+    assert table["many"][-3:] == ["30", "1", "0.033"], "what is read is not said to be read 0.00 times"

@@ -43,7 +43,7 @@ def test_the_first_documents_may_be_enough(files: tuple[Path, Path], tmp_path: P
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--fit", "missing.txt"], "missing.txt names no"),
+        (["--fit", "missing.txt"], "missing.txt does not exist"),
         (["--order", "0"], "order is 0"),
         (["--max_documents", "0"], "max_documents must be at least 1, got 0"),
     ],

@@ -212,6 +212,9 @@ def test_of_several_dataclasses_the_file_says_which(tmp_path: Path) -> None:
             "`zhllama help migrate` says what replaces each",
         ),
         (["--model", "m", "stray"], "unexpected: stray"),
+        (["--model", "m", "lf_sft.yaml"], "unexpected: lf_sft.yaml (write --config lf_sft.yaml)"),
+        (["--model", "m", "temperature=1"], "unexpected: temperature=1 (write --temperature 1)"),
+        (["--model", "m", "other=1"], "unexpected: other=1"),
         (["--model", "m", "--stop_ids", "1", "x"], "--stop_ids: expected a list of whole numbers or null, got 'x'"),
     ],
 )
@@ -219,6 +222,17 @@ def test_wrong_words_get_one_clear_line(words: list[str], message: str) -> None:
     with pytest.raises(schema.UsageError) as caught:
         flags.parse("generate", generate, words)
     assert str(caught.value) == message
+
+
+def test_a_field_without_its_section_is_told_where_it_belongs() -> None:
+    """As users of programs with flat options write it, with two dashes or none."""
+    for word, message in (
+        ("--learning_rate=1e-4", "unknown flag --learning_rate: write --optimizer.learning_rate"),
+        ("learning_rate=1e-4", "unexpected: learning_rate=1e-4 (write --optimizer.learning_rate 1e-4)"),
+    ):
+        with pytest.raises(schema.UsageError) as caught:
+            flags.parse("train", train_verb.run, ["--model", "m", "--output", "o", "--data.sources", "{store: s}", "--steps", "1", word])
+        assert str(caught.value) == message
 
 
 def test_a_flag_of_one_value_stands_once(tmp_path: Path) -> None:
@@ -309,3 +323,35 @@ def test_a_flag_of_a_trainings_length_takes_the_place_of_the_files(given: str, l
         }
     with pytest.raises(schema.UsageError, match="name exactly one of steps, epochs and tokens"):
         flags.parse("train", train_verb.run, ["--config", str(path), "--steps=14", "--epochs=2"])
+
+
+SHORT = "model: m\noutput: o\ndata: {sources: [{store: s}]}\nsteps: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "preset", "lora"),
+    [("stage: sft", "sft", None), ("stage: {preset: sft, lora: attention}", "sft", "attention"), ("", "pretrain_lora", None)],
+)
+def test_a_part_of_a_stage_leaves_the_name_that_the_file_gives(
+    line: str, preset: str, lora: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(f"{SHORT}{line}\n")
+    words = ["--config", str(path), "--stage.rows", "new"]
+    [experiment], _ = flags.parse("train", train_verb.run, words)
+    assert (experiment.choice.preset, experiment.choice.lora, experiment.choice.rows) == (preset, lora, "new")
+    with pytest.raises(SystemExit):
+        flags.parse("train", train_verb.run, [*words, "--print_config"])
+    path.write_text(capsys.readouterr().out)
+    assert flags.parse("train", train_verb.run, ["--config", str(path)])[0] == [experiment]
+    [other], _ = flags.parse("train", train_verb.run, [*words, "--stage.preset", "embeddings"])
+    assert (other.choice.preset, other.choice.rows) == ("embeddings", "new")
+
+
+def test_a_stage_is_named_or_set_in_parts(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(SHORT)
+    with pytest.raises(schema.UsageError, match=r"^--stage stands for all of it: beside --stage\.rows write --stage\.preset sft$"):
+        flags.parse("train", train_verb.run, ["--config", str(path), "--stage", "sft", "--stage.rows", "new"])
+    with pytest.raises(schema.UsageError, match=r"^missing: --tokenizer$"):
+        flags.parse("train", train_verb.run, ["--config", str(path), "--model.init.size", "tiny"])

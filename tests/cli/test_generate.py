@@ -1,5 +1,6 @@
 """Answers, and only answers, on standard output."""
 
+import gzip
 import json
 import shutil
 import sys
@@ -57,6 +58,23 @@ def test_rows_of_prompts_join_instruction_and_input(base_model: Path, tmp_path: 
     path.write_text('{"prompt": "One"}\n{"instruction": "Two", "input": "three", "output": "four"}\n')
     assert generate(base_model, "--prompts", str(path), "--json_lines") == 0
     assert [json.loads(line)["prompt"] for line in capsys.readouterr().out.splitlines()] == ["One", "Two\nthree"]
+
+
+@pytest.mark.parametrize("name", ["prompts.jsonl.gz", "prompts.json", "prompts.txt.gz", "prompts.JSON.gz", "prompts"])
+def test_prompts_are_read_by_the_file_s_name(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """What is packed is unpacked, rows are rows, and a list may hold texts."""
+    rows: list[object] = [{"prompt": "One"}, {"instruction": "Two"}, *(["Three"] if "JSON" in name else [])]
+    kind = name.lower().removesuffix(".gz").partition(".")[2]
+    text = {"jsonl": "\n".join(map(json.dumps, rows)), "json": json.dumps(rows, indent=1)}.get(kind, "One\n\nTwo\n")
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    assert generate(base_model, "--prompts", str(tmp_path / name), "--json_lines") == 0
+    assert [json.loads(line)["prompt"] for line in capsys.readouterr().out.splitlines()] == ["One", "Two", "Three"][: len(rows)]
+
+
+def test_prompts_of_another_kind_are_refused(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prompts.csv").write_text("prompt\nOne\n")
+    assert generate(base_model, "--prompts", str(tmp_path / "prompts.csv")) == 1
+    assert f"{tmp_path / 'prompts.csv'}: cannot tell what this file holds: name it .txt (one prompt a line)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("empty", ["0", "false", "[]"])

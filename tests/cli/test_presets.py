@@ -71,6 +71,15 @@ def test_what_a_preset_means_is_said_once_to_who_leaves_the_dtype_to_it(file: Pa
     assert note not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("verb", "text"), [("train", TRAIN), ("adapt", ADAPT)])
+def test_a_preset_of_another_machine_is_remarked_on_a_cpu(verb: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_text(text)
+    for name, said in (("h200", 1), ("cpu", 0)):
+        assert program.run([verb, "--config", str(file), "--output", str(tmp_path / "o"), "--preset", name]) == 1, "files are missing"
+        assert capsys.readouterr().err.count("a CPU has no fast bfloat16: --preset cpu is for it") == said
+
+
 def test_a_file_names_a_preset_and_a_flag_another(file: Path) -> None:
     file.write_text(TRAIN + "preset: h200\n")
     assert read("train", file).micro_batch == machines.MACHINES["h200"].micro_batch
@@ -101,6 +110,11 @@ def test_an_axis_that_is_named_leaves_the_others_to_the_preset(
         words = words[len(named) :]
     words = [f"--mesh={json.dumps(axes)}"] if form == "mapping" else words
     assert read("train", file, "--preset", "v5e-8", *words).mesh == train_config.Mesh(*mesh)
+
+
+def test_a_mesh_that_is_no_yaml_is_refused_in_a_sentence(file: Path) -> None:
+    with pytest.raises(schema.UsageError, match="--mesh"):
+        read("train", file, "--preset", "v5e-8", "--mesh", "{tensor")
 
 
 def test_the_result_can_be_shown_and_read_again(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

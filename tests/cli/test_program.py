@@ -73,7 +73,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         (["tokeniser", "merge"], "unknown verb 'tokeniser merge': did you mean tokenizer merge?"),
         (["data", "build", "--text.lenght", "3"], "unknown flag --text.lenght: did you mean --text.length?"),
         (["stages", "--stge", "sft"], "unknown flag --stge: did you mean --stage?"),
-        (["stages", "--rank", "two"], "--rank: expected a whole number, got 'two'"),
+        (["stages", "--rank", "two"], "--rank: expected a whole number or null, got 'two'"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,3 +230,17 @@ def test_a_group_lists_its_verbs(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert capsys.readouterr().out.count("tokenizer merge") == 2
     assert program.run(["tokenizer", "trian"]) == 2
     assert capsys.readouterr().err == "zhllama: error: unknown verb 'tokenizer trian': did you mean tokenizer train?\n"
+
+
+@pytest.mark.parametrize("name", [None, *program.NOTEBOOKS])
+def test_standard_error_below_a_notebook_is_no_terminal(name: str | None) -> None:
+    """Though its `!` is one: a progress line would be saved there picture by picture."""
+    code = "import sys\nfrom zhllama_jax.cli import program\nprogram.run = lambda words: 7 + sys.stderr.isatty()\nprogram.main()"
+    environment = {key: value for key, value in os.environ.items() if key not in program.NOTEBOOKS}
+    inner, outer = os.openpty()
+    try:
+        done = subprocess.run([sys.executable, "-c", code], stderr=outer, check=False, env=environment | ({name: "1"} if name else {}))
+    finally:
+        os.close(inner)
+        os.close(outer)
+    assert done.returncode == (7 if name else 8)

@@ -1,5 +1,7 @@
 """A directory made ready: dtype, template, boundary."""
 
+import io
+import sys
 from pathlib import Path
 
 import jax
@@ -9,6 +11,7 @@ import pytest
 
 from zhllama_jax.cli import program, ready
 from zhllama_jax.convert import host, llama_hf, source
+from zhllama_jax.decode import stream
 from zhllama_jax.model import config as model_config
 from zhllama_jax.model import resize
 from zhllama_jax.tokenizer import processor
@@ -22,6 +25,48 @@ def test_a_base_model_has_no_template(base_model: Path) -> None:
 
 def test_a_tuned_model_says_how_it_was_asked(tuned_model: Path) -> None:
     assert ready.load(tuned_model).template == "alpaca"
+
+
+def test_what_the_user_says_goes_before_what_is_recorded(base_model: Path, tuned_model: Path) -> None:
+    """A template alone means faithful where nothing is recorded, as in convert and merge, and changes no recorded boundary."""
+
+    def found(model: Path, **said: str) -> tuple[str, str]:
+        loaded = ready.load(model, **said)  # type: ignore[arg-type]
+        return loaded.template, loaded.boundary
+
+    assert found(base_model, template="alpaca") == ("alpaca", "faithful")
+    assert found(base_model, template="alpaca", boundary="joined") == ("alpaca", "joined")
+    assert found(tuned_model, template="llama_cpp") == ("llama_cpp", "joined")
+    assert found(tuned_model, boundary="faithful") == ("alpaca", "faithful")
+    with pytest.raises(ValueError, match="no template is known: give one too"):
+        ready.load(base_model, boundary="joined")
+
+
+@pytest.mark.parametrize("boundary", [[], ["--boundary", "joined"]])
+def test_a_released_model_is_asked_alike_before_and_after_its_template_is_recorded(
+    boundary: list[str], base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+
+    def complete(config: object, weights: object, tokenizer: object, ids: list[list[int]], **how: object) -> list[stream.Completion]:
+        asked.extend(ids)
+        return [stream.Completion("x", [1], "stop")] * len(ids)
+
+    def streamed(config: object, weights: object, tokenizer: object, ids: list[int], **how: object) -> list[str]:
+        asked.append(ids)
+        return ["x"]
+
+    monkeypatch.setattr(stream, "complete", complete)
+    monkeypatch.setattr(stream, "stream", streamed)
+    exam, recorded = tmp_path / "exam.jsonl", tmp_path / "recorded"
+    exam.write_text('{"instruction": "The sea", "output": "x"}\n')
+    told = ["--template", "alpaca", *boundary]
+    assert program.run(["convert", "--input", str(base_model), "--output", str(recorded), *told]) == 0
+    for model, words in ((base_model, told), (recorded, [])):
+        for verb in (["generate", "--prompt", "The sea"], ["evaluate", "exam", "--exam", str(exam)], ["chat"]):
+            monkeypatch.setattr(sys, "stdin", io.StringIO("The sea\n"))
+            assert program.run([*verb, "--model", str(model), *words]) == 0
+    assert len(asked) == 6 and all(ids == asked[0] for ids in asked)
 
 
 @pytest.mark.parametrize(("dtype", "found"), [("auto", jnp.float32), ("bfloat16", jnp.bfloat16)])

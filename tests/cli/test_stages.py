@@ -62,7 +62,7 @@ base:
   training: {{name: start, texts: {{english: 1}}, stage: {{preset: full}}, steps: 1}}
 vocabulary: {{added: {{texts: [chinese], vocab_size: 512}}}}
 trainings:
-- {{name: rows, texts: {{chinese: 1}}, stage: {{preset: embeddings}}, steps: 1}}
+- {{name: rows, texts: {{chinese: 1}}, stage: embeddings, steps: 1}}
 - {{name: adapters, texts: {{chinese: 1}}, stage: {{preset: pretrain_lora}}, lora: {{rank: 2}}, steps: 1}}
 """
 
@@ -70,6 +70,8 @@ trainings:
 def test_a_training_file_names_its_model(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "train.yaml"
     config.write_text(EXPERIMENT.format(model=base_model, stage="sft"))
+    assert program.run(["stages", "--config", str(config)]) == 0
+    assert capsys.readouterr().out.startswith("stage sft: 340 rows, ")
     found = last_line(f"--config {config}", capsys)
     vocab_size = source.load_config(base_model).vocab_size
     assert found == last_line(f"--size micro --vocab_size {vocab_size} --stage sft --rank 4", capsys)
@@ -125,3 +127,43 @@ def test_a_mixture_is_told_as_far_as_it_is_known(base_model: Path, tmp_path: Pat
         config.write_text(f"model: {base_model}\noutput: o\nstage: sft\nepochs: 1\ndata: {{sources: [{sources}]}}\n")
         assert program.run(["stages", "--config", str(config)]) == 0
         assert capsys.readouterr().out.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--rows new --rank 16", "its own flags say this: --stage.rows new --lora.rank 16"),
+        ("--lora all", "--lora: expected a mapping with the keys rank, alpha, dropout, rslora, got 'all'"),
+    ],
+)
+def test_flags_of_one_stage_are_not_passed_over_beside_a_file(
+    words: str, said: str, base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text(EXPERIMENT.format(model=base_model, stage="sft"))
+    assert program.run(["stages", "--config", str(config), *words.split()]) != 0
+    assert said in capsys.readouterr().err
+
+
+def test_a_files_stage_in_parts(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text(EXPERIMENT.format(model=base_model, stage="sft"))
+    vocab_size = source.load_config(base_model).vocab_size
+    found = last_line(f"--config {config} --stage.rows none --stage.lora attention --lora.rank 3", capsys)
+    assert found == last_line(f"--size micro --vocab_size {vocab_size} --stage sft --rows none --lora attention --rank 3", capsys)
+
+
+@pytest.mark.parametrize("words", ["--stage sft", "--lora all", "--rows new", "--rank 8"])
+def test_a_pipelines_stages_stand_in_its_file(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "adapt.yaml"
+    config.write_text(PIPELINE.format(output=tmp_path / "run"))
+    assert program.run(["stages", "--config", str(config), *words.split()]) == 1
+    assert f"{words.split()[0]}: a pipeline's file says this for each of its trainings" in capsys.readouterr().err
+
+
+def test_the_note_on_a_model_that_is_not_here_is_of_what_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["stages", "--config", "7b_sft"]) == 0
+    assert "so the 7b that the recipe expects is counted" in capsys.readouterr().err
+    assert program.run(["stages", "--config", "7b_sft", "--size", "13b"]) == 0
+    out, err = capsys.readouterr()
+    assert "40 layers" in out and "counted" not in err

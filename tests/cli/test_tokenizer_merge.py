@@ -89,16 +89,22 @@ def test_an_input_is_never_replaced(no_work: None, which: int, english_pieces: P
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("base", "words", "message"),
     [
-        (["--script", "klingon"], "klingon"),
-        (["--base", "nowhere.model"], "nowhere.model not found"),
+        (None, ["--script", "klingon"], "klingon"),
+        (Path("nowhere.model"), [], "nowhere.model not found"),
     ],
 )
 def test_wrong_input_is_one_line(
-    words: list[str], message: str, english_pieces: Path, chinese_pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: Path | None,
+    words: list[str],
+    message: str,
+    english_pieces: Path,
+    chinese_pieces: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert merge(english_pieces, chinese_pieces, tmp_path / "merged.model", *words) == 1
+    assert merge(base or english_pieces, chinese_pieces, tmp_path / "merged.model", *words) == 1
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1

@@ -1,5 +1,6 @@
 """Folding: streamed equals in memory equals the library's rule, bit for bit; bases and orders are checked by digest."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from zhllama_jax.convert import certificate, fold, host, llama_hf, manifest, pef
 from zhllama_jax.lora import config as lora_config_lib
 from zhllama_jax.lora import merge
 from zhllama_jax.model import config as config_lib
-from zhllama_jax.tokenizer import processor
+from zhllama_jax.tokenizer import merge as merge_tokenizers
+from zhllama_jax.tokenizer import processor, proto
 
 ATTENTION = lora_config_lib.LoraConfig(rank=3, alpha=8.0, targets=lora_config_lib.ATTENTION)
 ALL = lora_config_lib.LoraConfig(rank=2, alpha=4.0)
@@ -280,6 +282,33 @@ def test_adapter_with_more_rows_asks_for_a_resize(
         rewrite.run(path, tmp_path / "m", adapters=[bare], force=True)
 
 
+def test_the_advice_to_grow_is_of_use(world: World, tmp_path: Path, english_pieces: Path, chinese_pieces: Path) -> None:
+    """The largest of several vocabularies is named at once, and no resize that would refuse."""
+    bare, with_pad = (merge_tokenizers.merge(english_pieces, [chinese_pieces], pad_token=pad, proof_strings=10) for pad in (False, True))
+    adapters = []
+    for name, made in (("llama", bare), ("alpaca", with_pad)):
+        adapters.append(shutil.copytree(world.adapters[0], tmp_path / name))
+        (tmp_path / name / "tokenizer.model").write_bytes(made.serialized)
+        (tmp_path / name / manifest.FILE).unlink()
+        rows = safetensors.numpy.load_file(tmp_path / name / peft.WEIGHTS)
+        count = processor.Tokenizer.from_bytes(made.serialized).vocab_size
+        safetensors.numpy.save_file(
+            {key: np.resize(value, (count, value.shape[1])) for key, value in rows.items()}, tmp_path / name / peft.WEIGHTS
+        )
+    with pytest.raises(ValueError, match=rf"alpaca does not fit .* grow the model first, .*--tokenizer {tmp_path}/alpaca/tokenizer.model"):
+        rewrite.run(world.base, tmp_path / "m", adapters=adapters)
+    base = shutil.copytree(world.base, tmp_path / "base")
+    (base / manifest.FILE).unlink()
+    own = proto.parse((base / "tokenizer.model").read_bytes())
+    own.pieces[-1].piece = "elsewhere"
+    (base / "tokenizer.model").write_bytes(own.SerializeToString())
+    with pytest.raises(
+        ValueError, match=rf"does not begin with the pieces of {base}/tokenizer.model, so this model never grows to it"
+    ) as error:
+        rewrite.run(base, tmp_path / "m", adapters=adapters)
+    assert "grow the model first" not in str(error.value)
+
+
 def test_other_tokenizer_is_refused(world: World, tmp_path: Path, padded_tokenizer: processor.Tokenizer) -> None:
     shutil.copytree(world.base, tmp_path / "base")
     (tmp_path / "base" / "tokenizer.model").write_bytes(padded_tokenizer.serialized)
@@ -304,6 +333,24 @@ def test_released_adapters_are_ordered_by_their_vocabularies(world: World, tmp_p
         rewrite.run(world.base, tmp_path / "m", adapters=[alpaca, llama])
     assert told in rewrite.run(world.base, tmp_path / "m", adapters=[alpaca, llama], force=True).notes
     assert not any("vocabularies" in note for note in rewrite.run(world.base, tmp_path / "n", adapters=[llama, alpaca]).notes)
+
+
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [
+        ("owner/llama-7b", "names owner/llama-7b as its base, without a digest to hold it against"),
+        ("", "does not say which base it belongs to"),
+        (None, "does not say which base it belongs to"),
+    ],
+)
+def test_a_base_that_is_named_without_a_digest_is_told(
+    world: World, tmp_path: Path, config: config_lib.LlamaConfig, base: str | None, told: str
+) -> None:
+    adapter = released(world.adapters[0], tmp_path / "adapter", config.vocab_size)
+    settings = json.loads((adapter / peft.CONFIG).read_text())
+    (adapter / peft.CONFIG).write_text(json.dumps(settings | {"base_model_name_or_path": base}))
+    notes = stack.check(config, [peft.load(adapter)], fingerprint=None, base=world.base)
+    assert f"{adapter} {told}" in notes
 
 
 def test_a_tokenizer_tells_the_vocabulary_of_factors_alone(

@@ -243,7 +243,7 @@ def test_ours_reads_what_peft_saves(tmp_path: Path, base: Path, config: config_l
     loaded = peft.load(tmp_path / "adapter")
     assert loaded.base_fingerprint is None
     notes = rewrite.run(base, tmp_path / "merged", adapters=[tmp_path / "adapter"]).notes
-    assert "does not say which base" in notes[0]
+    assert notes[0] == f"{tmp_path / 'adapter'} names {base} as its base, without a digest to hold it against"
     expected = model.merge_and_unload().state_dict()
     found = safetensors.numpy.load_file(tmp_path / "merged" / "model.safetensors")
     assert expected.keys() == found.keys()
@@ -353,6 +353,24 @@ def test_what_the_configuration_names_must_be_there(
     shape = lora_config_lib.LoraConfig(rank=3, alpha=8.0, targets=("q_proj",))
     directory = save(lora=random_lora(config, shape), lora_config=shape)
     edit(directory, **settings)
+    with pytest.raises(ValueError, match=message):
+        peft.load(directory)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (["q_proj"], r"has factors of model\.layers\.0\.mlp\.up_proj, model\.layers\.1\.mlp\.up_proj, which target_modules does not name"),
+        (["q_proj", "layers.1.mlp.up_proj"], r"has factors of model\.layers\.0\.mlp\.up_proj, which"),
+    ],
+)
+def test_factors_that_peft_would_pass_over_are_refused(
+    save: Callable[..., Path], config: config_lib.LlamaConfig, targets: list[str], message: str
+) -> None:
+    shape = lora_config_lib.LoraConfig(rank=3, alpha=8.0, targets=("q_proj", "up_proj"))
+    directory = save(lora=random_lora(config, shape), lora_config=shape)
+    assert peft.load(directory).lora_config == shape
+    edit(directory, target_modules=targets)
     with pytest.raises(ValueError, match=message):
         peft.load(directory)
 

@@ -89,6 +89,11 @@ def test_harmful_headers_are_refused(case: str, tmp_path: Path) -> None:
     refuse(tmp_path, HARMFUL[case]())
 
 
+def test_a_pointer_of_git_lfs_is_told(tmp_path: Path) -> None:
+    told = refuse(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 9976578928\n")
+    assert "x.safetensors is only Git LFS's pointer to the file: fetch the file itself with `git lfs pull`" in told
+
+
 def test_sound_header_passes(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(raw({"b": entry(shape=[1], offsets=[4, 8]), "a": entry(shape=[1], offsets=[0, 4])}))

@@ -1,9 +1,10 @@
 """From files to stores: what goes in comes out, in the split that its hash says, counted; the same build is a look-up."""
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -86,6 +87,33 @@ def test_documents_of_validation_files_are_not_trained_on(tmp_path: Path, corpus
     assert read_back(built.validation, tokenizer) == [leaked, "fresh text"]
     assert leaked not in read_back(built.train, tokenizer)
     assert built.metadata["splits"]["train"]["faults"] == {"dropped_held_out": 1, "duplicate": 3, "nul": 1}
+
+
+def test_a_build_is_named_by_how_the_files_of_others_are_read(tokenizer: processor.Tokenizer) -> None:
+    data, other = config.TextData(files=("a.txt",)), config.TextData(files=("b.txt",), validation_files=("c.txt",))
+
+    def key(**changed: Any) -> str:
+        return build.key("text", data, tokenizer, [["0"], [], ["1"]], [dataclasses.replace(other, **changed)])
+
+    changes: list[dict[str, Any]] = [{"documents": "line"}, {"field": "content"}, {"packing": "reference"}]
+    assert len({key(), *(key(**changed) for changed in changes)}) == 4
+    assert key() == key(length=64), "how they become rows plays no part"
+
+
+def test_a_build_is_named_by_the_files_of_others_only_where_they_decide(
+    tmp_path: Path, corpus: Path, tokenizer: processor.Tokenizer
+) -> None:
+    """Of a larger share elsewhere the contents decide what is left out; a share that is no larger the hash holds out here too."""
+    beside = tmp_path / "beside.txt"
+    beside.write_text("one\n\ntwo\n", encoding="utf-8")
+    data = config.TextData(files=(str(corpus),), length=32, held_out=0.2)
+    same, larger = (config.TextData(files=(str(beside),), held_out=share) for share in (0.2, 0.5))
+    assert build.text(data, tokenizer, tmp_path / "out", others=[same]).fresh
+    assert not build.text(data, tokenizer, tmp_path / "out").fresh, "its rows are those without the other"
+    build.text(data, tokenizer, tmp_path / "out", others=[larger], overwrite=True)
+    beside.write_text("three\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="other inputs or choices"):
+        build.text(data, tokenizer, tmp_path / "out", others=[larger])
 
 
 def test_a_second_build_is_a_look_up(tmp_path: Path, corpus: Path, tokenizer: processor.Tokenizer, english_pieces: Path) -> None:

@@ -52,3 +52,8 @@ def test_a_source_is_called_after_all_its_files() -> None:
     assert config.title(["data/zh.corpus.jsonl.gz"]) == "zh" and config.title(["语料.txt"]) == "语料"
     assert config.title(["a/one.json", "two.json", "three.json"]) == "one_and_2_more"
     assert config.title(["corpus/part-*.jsonl"]) == "part-" and config.title(["*.jsonl"]) == "data"
+
+
+def test_an_epoch_is_called_whole_only_where_it_is() -> None:
+    assert config.epoch([config.Share(), config.Share(max_epochs=2)]).endswith("reads each row of each once")
+    assert config.epoch([config.Share(), config.Share(max_epochs=0.5)]).endswith("but for what a share.max_epochs below 1 leaves unread")

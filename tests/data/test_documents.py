@@ -35,6 +35,15 @@ def test_units_of_a_text_file(tmp_path: Path, kind: str, expected: list[tuple[in
     assert {document.source for document in found} == {str(path)}
 
 
+def test_a_way_on_is_named_to_those_who_have_it(tmp_path: Path) -> None:
+    """A configuration may say on_error, a verb that scores a text may not."""
+    path = write(tmp_path, "a.jsonl", "{")
+    for on_error, hinted in (("strict", True), (None, False)):
+        with pytest.raises(ValueError, match=r"a\.jsonl:1: not JSON") as caught:
+            texts([path], on_error=on_error)
+        assert ("on_error" in str(caught.value)) == hinted
+
+
 def test_blank_lines_are_documents_where_they_are_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path, "a.txt", "一\n\n二\n")
     assert texts([path], documents="line", blanks=True) == ["一", "", "二"]

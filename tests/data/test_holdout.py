@@ -1,5 +1,6 @@
 """A document is learned from or held out, never both, however the corpus is read and whatever is used beside it."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,18 @@ def test_what_another_corpus_holds_out_is_not_learned_from(tmp_path: Path) -> No
         assert learned(plain, other) == learned(other) != LINES
         tally = documents.Tally()
         assert len(list(holdout.learned(plain, others=[other], tally=tally))) + tally.faults["dropped_held_out"] == len(LINES)
+        unshared = dataclasses.replace(plain, files=(corpus(tmp_path / "c.txt", [f"elsewhere {line}" for line in LINES]),))
+        assert len(learned(unshared, other)) == len(LINES), "nothing holds these out, whatever their hashes"
     everything = {*held_out(large), *held_out(salted), *LINES[:5]}
     assert learned(plain, large, salted, files) == [line for line in LINES if line not in everything]
     assert held_out(plain) == []
+
+
+def test_files_of_others_are_read_where_they_decide_alone(tmp_path: Path) -> None:
+    """A share under the same salt that is no larger is implied by the hash; its files need not be there."""
+    path = corpus(tmp_path / "a.txt", LINES)
+    data = config.TextData((path,), documents="line", held_out=0.2)
+    assert learned(data, config.TextData(("absent.txt",), held_out=0.2)) == learned(data)
+    for more in (config.TextData(("absent.txt",), held_out=0.3), config.TextData(("absent.txt",), held_out=0.1, salt="x")):
+        with pytest.raises(FileNotFoundError, match=r"absent\.txt"):
+            learned(data, more)

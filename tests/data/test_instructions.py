@@ -167,6 +167,12 @@ def test_the_first_few_wrong_rows_are_named_together(tmp_path: Path) -> None:
         read(write(tmp_path / "a.json", [{"output": "b"}, 7]))
 
 
+def test_texts_are_told_where_they_belong(tmp_path: Path) -> None:
+    for row in ("只有文字", {"text": "只有文字"}):
+        with pytest.raises(ValueError, match=r"a\.json: row 0: .*texts without questions are read from \.jsonl files with one"):
+            read(write(tmp_path / "a.json", [row]))
+
+
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.json"):
         read(tmp_path / "gone.json")
@@ -178,7 +184,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
         read(tmp_path / "b.jsonl")
     assert len(read(tmp_path / "b.jsonl", on_error="skip")) == 1
     (tmp_path / "c.json").write_text("[1")
-    with pytest.raises(ValueError, match=r"c\.json is not a list of instruction rows"):
+    with pytest.raises(ValueError, match=r"c\.json is not a list of rows in JSON"):
         read(tmp_path / "c.json")
     with pytest.raises(ValueError, match="expected a list of rows, or one object a line"):
         read(write(tmp_path / "d.json", "text"))
@@ -203,13 +209,15 @@ def test_what_other_sources_hold_out_is_dropped(tmp_path: Path) -> None:
     rows = [{"instruction": f"第{number}问", "output": "答"} for number in range(60)]
     path, apart = write(tmp_path / "a.json", rows), write(tmp_path / "b.json", rows[:3])
     plain = config.SftData(files=(str(path),))
-    halves = config.SftData(files=("x.json",), held_out=0.5, salt="s")
+    shared = write(tmp_path / "x.json", [*rows[:40], {"instruction": "别问", "output": "答"}])
+    halves = config.SftData(files=(str(shared),), held_out=0.5, salt="s")
     files = config.SftData(files=("y.json",), validation_files=(str(apart),))
     examples = [found.example for found in instructions.read(plain, [path])]
     use_of = instructions.uses(plain, [plain, halves, files])
     found = [use_of(example) for example in examples]
-    wanted = [number < 3 or instructions.is_held_out(example, halves) for number, example in enumerate(examples)]
-    assert found == ["dropped_held_out" if out else "train" for out in wanted] and 10 < sum(wanted) < 50
+    wanted = [number < 3 or (number < 40 and instructions.is_held_out(example, halves)) for number, example in enumerate(examples)]
+    assert found == ["dropped_held_out" if out else "train" for out in wanted] and 10 < sum(wanted) < 35
+    assert any(instructions.is_held_out(example, halves) for example in examples[40:]), "of those that do not stand there none is dropped"
     own = instructions.uses(halves, [plain])
     assert {own(example) for example in examples} == {"train", "held_out"}, "its own are counted as such"
 

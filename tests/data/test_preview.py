@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,3 +127,18 @@ def test_rows_of_a_store(tmp_path: Path, tokenizer: processor.Tokenizer) -> None
         range(1, int(built.train[0].segment_ids.max()) + 1)
     )
     assert preview.rows(built.train, tokenizer, start=10_000) == []
+
+
+@pytest.mark.parametrize("choices", [{}, {"bos": False}, {"eos": False}, {"packing": "reference", "bos": False}])
+def test_no_more_tokens_are_learnt_than_there_are(tmp_path: Path, tokenizer: processor.Tokenizer, choices: dict[str, Any]) -> None:
+    """Of text, tokens count what separates documents, as what is learnt does."""
+    path = tmp_path / "a.txt"
+    path.write_text("".join(f"{number}\n" for number in range(200)), encoding="utf-8")
+    data = config.TextData(files=(str(path),), documents="line", length=16, **choices)
+    counts = preview.text(data, tokenizer, examples=0).counts
+    if data.packing == "documents":
+        begun = counts["documents"] if data.bos and data.eos else 1
+        assert counts["learnt"] == counts["tokens"] - begun, "all but what a document begins with where one has ended before it"
+    else:
+        left_out = counts["tokens"] - counts["learnt"] - counts["rows"]
+        assert 0 <= left_out < data.length, "the first of each block, and an end that fills none"

@@ -72,6 +72,8 @@ def test_prompts_that_cannot_be_continued_are_refused_together(config: model_con
     expected = "prompt 0 is empty.*; prompt 1 holds id 200, outside.* of 200; prompt 2 has 64 tokens .* context of 64.*; stop id 300"
     with pytest.raises(ValueError, match=expected):
         answer(config, weights, prompts, GREEDY, stop_ids=(300,))
+    with pytest.raises(ValueError, match=r"prompt 4 is empty[^;]*; and 1,995 more$"):
+        answer(config, weights, [[]] * 2000, GREEDY)
     assert answer(config, weights, [], GREEDY) == []
 
 

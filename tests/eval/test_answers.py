@@ -1,5 +1,6 @@
 """Exact match: by task, blind to blanks at the ends and to nothing else, beside the price of guessing."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -55,6 +56,21 @@ def test_rows_are_read_in_order_with_defaults(tmp_path: Path) -> None:
         {"instruction": "a", "input": "b", "output": "c", "task": "letters", "source": "else"},
     )
     assert answers.read(path) == [answers.Question("问", "", "答", "all"), answers.Question("a", "b", "c", "letters")]
+
+
+def test_a_list_holds_the_same_questions(tmp_path: Path) -> None:
+    """As instruction rows do, packed or not; its rows are named by their numbers."""
+    rows = [{"instruction": "问", "output": "答"}, {"instruction": "a", "output": "b"}]
+    path = tmp_path / "exam.json"
+    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    assert answers.read(path) == answers.read(write(tmp_path / "exam.jsonl", *rows))
+    with gzip.open(tmp_path / "exam.json.gz", "wt", encoding="utf-8") as packed:
+        json.dump(rows, packed)
+    assert answers.read(tmp_path / "exam.json.gz") == answers.read(path)
+    for row in ({"instruction": "a"}, "问"):
+        path.write_text(json.dumps([*rows, row]), encoding="utf-8")
+        with pytest.raises(ValueError, match=r"exam\.json: row 2: a question "):
+            answers.read(path)
 
 
 @pytest.mark.parametrize(

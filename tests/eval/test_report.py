@@ -152,6 +152,17 @@ def test_a_picture_is_whole_or_the_one_before(tmp_path: Path, monkeypatch: pytes
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_training_that_was_logged_once_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import pyplot
+
+    drawn: list[Any] = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+    report.plots({"stages": [{"name": "short", "losses": [(3, 2.0)]}, {"name": "long", "losses": [(10, 2.0), (20, 1.0)]}]}, tmp_path)
+    assert [axes.lines[0].get_marker() for axes in drawn[0].axes] == [".", "None"]
+    monkeypatch.undo()
+    pyplot.close("all")
+
+
 def test_pictures_are_png_files_of_the_names_that_the_report_shows(tmp_path: Path) -> None:
     made = report.plots(FIGURES, tmp_path / "plots")
     assert [path.name for path in made] == list(PICTURES.values())

@@ -178,6 +178,16 @@ def test_pieces_and_pickles(tokenizer: processor.Tokenizer) -> None:
     assert len(tokenizer) == tokenizer.vocab_size
 
 
+def test_a_file_that_did_not_come_whole_is_told(tmp_path: Path, english_pieces: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:9e556afd\nsize 499723\n")
+    with pytest.raises(ValueError, match=r"tokenizer\.model is only Git LFS's pointer to the file: .*git lfs pull"):
+        processor.Tokenizer.load(tmp_path)
+    path.write_bytes(english_pieces.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"tokenizer\.model is not a SentencePiece model, or was cut short"):
+        processor.Tokenizer.load(tmp_path)
+
+
 def test_other_tokenizers_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="SentencePiece tokenizer is the scope"):

@@ -206,7 +206,7 @@ def test_saving_a_committed_step_again_changes_nothing(folder) -> None:
 
 def test_a_failure_in_the_background_is_raised_by_the_next_call(tmp_path, monkeypatch) -> None:
     checkpoints = checkpoint.Checkpoints(tmp_path, IDENTITY, keep=2, say=lambda line: None)
-    monkeypatch.setattr(checkpoint.files, "sync_tree", lambda folder: (_ for _ in ()).throw(OSError("No space left on device")))
+    monkeypatch.setattr(checkpoint.beside, "sync_tree", lambda folder: (_ for _ in ()).throw(OSError("No space left on device")))
     checkpoints.save(1, make(1.0), {})
     with pytest.raises(OSError, match="No space left on device"):
         checkpoints.save(2, make(2.0), {})

@@ -211,6 +211,41 @@ def test_a_store_beside_other_sources_is_not_taken_for_checked(tokenizer, tmp_pa
     assert note.startswith("data: 0: note: what another source holds out may stand in its rows")
 
 
+def test_stores_built_beside_each_other_and_stores_of_one_rule_are_taken_for_checked(tokenizer, tmp_path) -> None:
+    """What was left out for the very files is; what one share under one salt holds out is; another salt says nothing."""
+    first, second = (instructions(tmp_path / f"{name}.jsonl", range(50)) for name in ("first", "second"))
+
+    def stores(name: str, *sources: data_config.SftData) -> list[config.Source]:
+        made = config.Data(sources=tuple(config.Source(sft=source) for source in sources))
+        feed.open_data(made, tokenizer, tmp_path / name, say=print)
+        return [config.Source(store=str(tmp_path / name / str(number))) for number in range(len(sources))]
+
+    def notes(*sources: config.Source) -> int:
+        said: list[str] = []
+        feed.open_data(config.Data(sources=sources), tokenizer, tmp_path / "data", say=said.append)
+        return sum("note" in line for line in said)
+
+    shared = dataclasses.replace(first, held_out=0.3)
+    together = stores("together", shared, second)
+    smaller, [salted] = (
+        stores("smaller", dataclasses.replace(second, held_out=0.2)),
+        stores("salted", dataclasses.replace(second, held_out=0.2, salt="x")),
+    )
+    assert notes(*together) == 0
+    assert notes(together[0], *smaller) == 1, "the smaller share was built without regard to the larger one"
+    assert notes(*smaller, *stores("same", dataclasses.replace(first, held_out=0.2))) == 0
+    assert notes(together[0], salted) == 2
+
+
+def test_no_two_sources_have_one_name(tokenizer, tmp_path) -> None:
+    sources = []
+    for number, name in enumerate(["a_2", "a", "a", "step"]):
+        (tmp_path / str(number)).mkdir()
+        sources.append(config.Source(sft=instructions(tmp_path / str(number) / f"{name}.jsonl", range(3))))
+    opened = feed.open_data(config.Data(sources=tuple(sources)), tokenizer, tmp_path / "data", say=lambda _: None)
+    assert opened.names == ["a_2", "a", "a_2_2", "step_3"]
+
+
 def test_what_is_cut_and_dropped_is_said_by_source(tokenizer, tmp_path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"instruction": "Say yes.", "output": "yes"}\n{"instruction": "Say no.", "output": "%s"}\n{"oops\n' % ("no " * 200))

@@ -86,7 +86,7 @@ def test_tensorboard_gets_the_same_figures(tmp_path) -> None:
 
 
 def test_a_terminal_gets_a_progress_line(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    terminal(monkeypatch)
     with log.journal(tmp_path, speaks=True, tensorboard=False) as journal:
         journal.begin(0, total=10)
         journal.steps(1, FIGURES, PACE)
@@ -95,11 +95,26 @@ def test_a_terminal_gets_a_progress_line(tmp_path, monkeypatch) -> None:
     assert steps(tmp_path) == [1]
 
 
+def terminal(monkeypatch) -> None:
+    """Standard error as a terminal; what is drawn there is still captured."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def test_a_progress_line_is_drawn_once_a_second_and_at_the_end(tmp_path, monkeypatch, capsys) -> None:
+    terminal(monkeypatch)
+    clock = iter(number / 100 for number in range(100_000, 200_000))
+    monkeypatch.setattr(log.time, "monotonic", lambda: next(clock))
+    write(tmp_path, 0, 1000)
+    drawn = capsys.readouterr().err.count("loss 2.5000")
+    assert 10 <= drawn <= 40, "a thousand steps in some twenty seconds"
+    assert steps(tmp_path) == list(range(1, 1001))
+
+
 @pytest.mark.parametrize(("columns", "bar"), [(80, False), (120, True)])
 def test_a_narrow_terminal_keeps_totals_and_time_left(columns, bar, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    terminal(monkeypatch)
     monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("TERM", "xterm")
     with log.journal(tmp_path, speaks=True, tensorboard=False) as journal:
         journal.begin(2999, total=6000)
         monkeypatch.setattr(journal, "_left", lambda step: 3723)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,20 @@ def test_a_result_that_no_run_wrote_is_left_alone(base, small, tmp_path) -> None
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["adapter", "notes.txt"], "found before the work"
 
 
+def test_a_finished_run_is_left_as_it_is_with_what_was_laid_beside(short, tmp_path) -> None:
+    """A user's file among its results stops a run that would replace them, and none that has nothing to do."""
+    output = tmp_path / "run"
+    shutil.copytree(Path(short.output), output)
+    again = dataclasses.replace(short, output=str(output))
+    loop.run(again)
+    (output / "adapter" / "notes.txt").write_text("precious")
+    assert loop.run(again)["run"] == json.loads((output / "result.json").read_text())["run"]
+    (output / "result.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"adapter holds .*notes\.txt"):
+        loop.run(again)
+    assert (output / "adapter" / "notes.txt").read_text() == "precious"
+
+
 def test_a_run_that_begins_anew_has_no_former_result(short, tmp_path) -> None:
     shutil.copytree(Path(short.output) / "data", tmp_path / "data")
     shutil.copy(Path(short.output) / "result.json", tmp_path)
@@ -157,10 +173,30 @@ def test_a_run_that_diverges_stops_with_its_last_checkpoint(base, small, tmp_pat
 def test_a_signal_amid_steps_that_are_not_finite_spares_the_state_before_them(base, small, tmp_path, monkeypatch) -> None:
     wild = config.Optimizer(learning_rate=1e30, clip_norm=0)
     chosen = experiment(base, tmp_path, small, stage="full", optimizer=wild, steps=20, checkpoint=config.Checkpoint(every=1, keep=1))
-    monkeypatch.setattr(guard.Signals, "stop_at", lambda signals, step: step == 4)
+    monkeypatch.setattr(guard.Signals, "stop_at", lambda signals, step: step == 4 and setattr(signals, "received", "SIGTERM") is None)
     with pytest.raises(guard.Interrupted):
         loop.run(chosen)
     assert {path.name for path in tmp_path.glob("checkpoints/commits/*.json")} == {"1.json", "4.json"}
+
+
+@pytest.mark.parametrize("during", ["score", "save"])
+def test_a_signal_in_the_last_validation_or_save_stops_the_run_before_it_writes(base, small, tmp_path, monkeypatch, during) -> None:
+    """Whoever runs the stage among others, a pipeline, would go on to the next one otherwise. The same command only writes."""
+    chosen = experiment(base, tmp_path, small, stage="embeddings", steps=2, validation=config.Validation(every=0, max_rows=4))
+    module, name = (feed, "score") if during == "score" else (loop, "_save")
+    real = getattr(module, name)
+
+    def signalled(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, signalled)
+        with pytest.raises(guard.Interrupted):
+            loop.run(chosen)
+    assert not (tmp_path / "result.json").exists()
+    monkeypatch.setattr(loop.step_lib, "compiled", lambda *_: pytest.fail("every step was done"))
+    assert Path(loop.run(chosen)["adapters"][0]).is_dir()
 
 
 SPENT = r"more than the \d+ that the data have under share\.max_epochs: raise it, or train for --steps \d+"
@@ -176,7 +212,7 @@ SPENT = r"more than the \d+ that the data have under share\.max_epochs: raise it
         ({"validation": config.Validation(keep="best"), "data": "once"}, "needs held-out rows"),
         ({"global_batch": 5, "mesh": config.Mesh(data=2)}, "cannot be split over 2 devices"),
         ({"mesh": config.Mesh(data=1, tensor=8)}, "2 key/value heads"),
-        ({"data": "long"}, "rows have 128 tokens, more than the model's context of 64"),
+        ({"data": "long"}, r"the rows of text \(text\.length\) have 128 tokens, more than the model's context of 64"),
         ({"model": "nowhere"}, "nowhere not found"),
         ({"stage": "new_rows"}, "zhllama resize"),
     ],

@@ -218,7 +218,7 @@ def test_a_tokenizer_of_another_kind_is_refused_at_the_start(world, english_piec
     shutil.copytree(world / "base", tmp_path / "base")
     (tmp_path / "base" / "tokenizer.model").write_bytes(chinese_pieces.read_bytes())
     (tmp_path / "base" / "zhllama.json").unlink()
-    with pytest.raises(ValueError, match=rf"{tmp_path / 'base'} is not a LLaMA tokenizer"):
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'base' / 'tokenizer.model'} is not a LLaMA tokenizer"):
         takeover.begin(experiment(world, tmp_path, model=str(tmp_path / "base"), stage="sft"), say=print)
-    with pytest.raises(ValueError, match=rf"{tmp_path / 'base'} is not a LLaMA tokenizer"):
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'base' / 'tokenizer.model'} is not a LLaMA tokenizer"):
         fold.load(tmp_path / "base")

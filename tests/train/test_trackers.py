@@ -161,7 +161,7 @@ def test_nothing_is_begun_where_it_is_disabled_or_by_another_process(tmp_path: P
 
 def test_without_the_library_it_is_refused_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r'wandb is not installed: pip install "zhllama-jax\[wandb\]", or leave wandb out'):
+    with pytest.raises(ValueError, match=r"wandb is not installed: pip install wandb \(the extra `wandb`\), or leave wandb out"):
         write(tmp_path, 0, 1, chosen=watch.Wandb())
     assert not list(tmp_path.iterdir())
     write(tmp_path, 0, 1, chosen=watch.Wandb(mode="disabled"))

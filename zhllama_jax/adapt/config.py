@@ -53,7 +53,7 @@ class Training:
     Attributes:
       name: names the step and its lines in the report.
       texts: name of a text -> its weight in the mixture; `instructions` names the instruction rows.
-      stage: which weights learn.
+      stage: which weights learn: a preset's name, or a preset with choices overridden.
       adapter: what becomes of the adapters trained so far.
       lora: the adapters' shape.
       optimizer: AdamW's numbers.
@@ -69,7 +69,7 @@ class Training:
 
     name: str
     texts: dict[str, float]
-    stage: train_config.Stage
+    stage: train_config.Preset | train_config.Stage
     adapter: train_config.Takeover = "fresh"
     lora: train_config.Lora = dataclasses.field(default_factory=train_config.Lora)
     optimizer: train_config.Optimizer = dataclasses.field(default_factory=train_config.Optimizer)
@@ -83,6 +83,8 @@ class Training:
     checkpoint: train_config.Checkpoint = dataclasses.field(default_factory=train_config.Checkpoint)
 
     def __post_init__(self) -> None:
+        if isinstance(self.stage, str):
+            object.__setattr__(self, "stage", train_config.Stage(self.stage))
         if (self.tokens is None) == (self.steps is None):
             raise ValueError(f"training {self.name!r}: give either tokens or steps")
         if not self.texts:
@@ -91,6 +93,12 @@ class Training:
             self.stand_in()
         except ValueError as error:
             raise ValueError(f"training {self.name!r}: {error}") from None
+
+    @property
+    def choice(self) -> train_config.Stage:
+        """The stage, also where only its preset's name was given."""
+        assert isinstance(self.stage, train_config.Stage), "__post_init__ makes a Stage of a preset's name"
+        return self.stage
 
     def experiment(
         self, *, model: str | train_config.NewModel, stores: Sequence[str], output: str, adapters: Sequence[str] = (), **settings: Any
@@ -140,8 +148,8 @@ class Base:
             raise ValueError(f"base: give model, a Hugging Face directory, or, for a new base, also {', '.join(missing)}")
         if isinstance(self.tokenizer, NewVocabulary) and (self.tokenizer.model_type != "bpe" or not self.tokenizer.byte_fallback):
             raise ValueError("base.tokenizer: a LLaMA's is of model_type bpe with byte_fallback; set both")
-        if self.training is not None and not self.training.stage.full:
-            raise ValueError("base: a new base learns every weight; set training.stage.preset to full")
+        if self.training is not None and not self.training.choice.full:
+            raise ValueError("base: a new base learns every weight; set training.stage to full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +178,7 @@ class Evaluation:
     Attributes:
       texts: names of texts whose held-out part is scored; empty scores every text that holds something out.
       max_characters: characters of each held-out text that are scored, from its start.
-      exam: JSONL of instructions with one right answer each (`task` optional), for exact match; None leaves that out.
+      exam: .jsonl or .json file of instructions with one right answer each (`task` optional), for exact match; None leaves that out.
       samples: prompts answered before and after.
       max_new_tokens: length of answers and samples.
       ngram: also fit a character 5-gram model on the text of the adaptation.
@@ -283,6 +291,11 @@ class Adapt:
             return None
         return dataclasses.replace(self.wandb, name=f"{self.wandb.name or Path(self.output).resolve().name}-{training.name}")
 
+    def check_length(self, *, context: int) -> None:
+        """Refuses rows that are longer than the base's context."""
+        if self.sequence_length > context:
+            raise ValueError(f"sequence_length {self.sequence_length} is more than the base's context of {context} tokens")
+
     def to_yaml(self) -> str:
         """The resolved pipeline as a configuration file that `zhllama adapt --config` reads; models of the hub by their commits."""
         import yaml
@@ -313,10 +326,10 @@ class Adapt:
             raise ValueError(f"training {self.base.training.name!r} begins with random weights: leave out adapter")
         for one in self.trainings:
             try:
-                targets = succession.kernels(one.stage.lora_targets)
+                targets = succession.kernels(one.choice.lora_targets)
                 wanted = one.lora.targeting(targets) if targets else None
                 one.stand_in(**self.computing(one))
-                listed = succession.after(one.adapter, wanted, listed, name=one.name, full=one.stage.full)
+                listed = succession.after(one.adapter, wanted, listed, name=one.name, full=one.choice.full)
             except ValueError as error:
                 raise ValueError(f"training {one.name!r}: {error}") from None
             if INSTRUCTIONS in one.texts:

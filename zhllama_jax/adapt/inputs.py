@@ -9,10 +9,10 @@ import jax
 
 from zhllama_jax import hub, published, templates
 from zhllama_jax.adapt import config as config_lib
-from zhllama_jax.adapt import training
+from zhllama_jax.adapt import texts, training
 from zhllama_jax.convert import llama_hf, source
+from zhllama_jax.data import build, documents, instructions
 from zhllama_jax.data import config as data_config
-from zhllama_jax.data import documents, instructions
 from zhllama_jax.eval import answers
 from zhllama_jax.model import config as model_config
 from zhllama_jax.tokenizer import processor, scripts
@@ -37,9 +37,9 @@ def files(config: config_lib.Adapt, names: Iterable[str]) -> list[str]:
     return [str(path) for path in found]
 
 
-def held_out_files(texts: Mapping[str, data_config.TextData]) -> list[str]:
-    """The validation files of all texts: what stands in them is learned from nowhere."""
-    return [str(path) for text in texts.values() for path in _expand(text, text.validation_files)]
+def held_out_files(named: Mapping[str, data_config.TextData], names: Iterable[str]) -> list[str]:
+    """The files of other texts that tell what is not learned from the texts `names`, as it is held out elsewhere."""
+    return [str(path) for text in texts.holding(named, names) for path in build.telling(text)]
 
 
 def base_files(config: config_lib.Adapt) -> list[str]:
@@ -102,18 +102,16 @@ def _check_base(config: config_lib.Adapt) -> None:
         shape = base.init.llama(vocab_size=SOME_ROWS)
         if isinstance(base.tokenizer, str):
             processor.Tokenizer.load(base.tokenizer)
-    if config.sequence_length > shape.context:
-        context = shape.context
-        raise ValueError(f"sequence_length {config.sequence_length} is more than the base's context of {context} tokens")
+    config.check_length(context=shape.context)
     if base.training is not None:
-        _check_stage(base.training.name, base.training.stage, base.training.lora, shape)
+        _check_stage(base.training.name, base.training.choice, base.training.lora, shape)
     grown = shape.replace(vocab_size=shape.vocab_size + SOME_ROWS, base_vocab_size=shape.vocab_size)
     for one in config.trainings:
-        _check_stage(one.name, one.stage, one.lora, grown)
+        _check_stage(one.name, one.choice, one.lora, grown)
     pretraining = [one for one in config.trainings if config_lib.INSTRUCTIONS not in one.texts]
     if config.evaluation.equal_compute and pretraining:
         last = pretraining[-1]
-        _check_stage(f"{last.name} of the un-extended base", training.unextended(last.stage), last.lora, shape)
+        _check_stage(f"{last.name} of the un-extended base", training.unextended(last.choice), last.lora, shape)
 
 
 def _check_stage(name: str, stage: train_config.Stage, lora: train_config.Lora, shape: model_config.LlamaConfig) -> None:

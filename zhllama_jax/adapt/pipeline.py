@@ -8,8 +8,9 @@ from typing import Any
 
 from zhllama_jax import files
 from zhllama_jax.adapt import config as config_lib
-from zhllama_jax.adapt import evaluation, inputs, places, progress, steps, summary, training, vocabulary
+from zhllama_jax.adapt import evaluation, inputs, places, progress, steps, summary, texts, training, vocabulary
 from zhllama_jax.convert import verify
+from zhllama_jax.data import build
 from zhllama_jax.eval import report, report_html
 from zhllama_jax.train import guard, trackers
 
@@ -228,23 +229,23 @@ def _packing(config: config_lib.Adapt, tokenizer: str, name: str) -> steps.Step:
     return steps.Step(
         _rows(tokenizer, name),
         functools.partial(training.pack, config, tokenizer, name),
-        settings=[_plain(text), config.sequence_length, *([] if instructions else _shares(config))],
-        reads=[*reads, *inputs.files(config, [name]), *([] if instructions else inputs.held_out_files(config.texts))],
+        settings=[_plain(text), config.sequence_length, *([] if instructions else _rules(config, [name]))],
+        reads=[*reads, *inputs.files(config, [name]), *([] if instructions else inputs.held_out_files(config.texts, [name]))],
         needs=needs,
         folder=f"steps/rows_{tokenizer}/{name}",
     )
 
 
 def _learning(config: config_lib.Adapt, name: str, new: config_lib.NewVocabulary) -> steps.Step:
-    texts = {text: _plain(config.texts[text]) for text in new.texts}
+    learned = {text: _plain(config.texts[text]) for text in new.texts}
     run = functools.partial(vocabulary.learn, config, new)
-    reads = [*inputs.files(config, new.texts), *inputs.held_out_files(config.texts)]
-    return steps.Step(name, run, settings=[_plain(new), texts, config.seed, *_shares(config)], reads=reads)
+    reads = [*inputs.files(config, new.texts), *inputs.held_out_files(config.texts, new.texts)]
+    return steps.Step(name, run, settings=[_plain(new), learned, config.seed, *_rules(config, new.texts)], reads=reads)
 
 
-def _shares(config: config_lib.Adapt) -> list[Any]:
-    """What the texts hold out by hash: no document of it is learned from, by whatever text."""
-    return sorted({(text.held_out, text.salt) for text in config.texts.values() if text.held_out})
+def _rules(config: config_lib.Adapt, names: Sequence[str]) -> list[Any]:
+    """How the files of other texts tell what is not learned from the named ones."""
+    return [build.rule(other) for other in texts.holding(config.texts, names)]
 
 
 def _settings(config: config_lib.Adapt, one: config_lib.Training, init: Any = None) -> Any:

@@ -36,7 +36,7 @@ def collect(config: config_lib.Adapt, records: Mapping[str, steps.Record]) -> di
         "answers": _answers(measured),
         "exams": _exams(measured),
         "generation": _generation(figures),
-        "data": [remark for found in figures.values() for remark in found.get("remarks", ())],
+        "data": list(dict.fromkeys(remark for found in figures.values() for remark in found.get("remarks", ()))),
         "stages": _stages(config, figures),
         "samples": figures["generation"]["samples"],
         "check": figures.get("check"),
@@ -111,7 +111,7 @@ def _baselines(config: config_lib.Adapt, figures: Mapping[str, Any], measured: M
     if places.BASELINE in measured:
         last = [one for one in config.trainings if config_lib.INSTRUCTIONS not in one.texts][-1]
         name = "un-extended model, trained on the same text with equal FLOPs"
-        if last.stage.trained_rows == "new" and not last.stage.full:
+        if last.choice.trained_rows == "new" and not last.choice.full:
             name += " (all of its rows, as it has no new ones)"
         rows.append({"name": name, "short": "un-extended model", **_bits(measured[places.BASELINE])})
     return rows

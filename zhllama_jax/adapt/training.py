@@ -42,7 +42,7 @@ def baseline(config: config_lib.Adapt, trainings: Sequence[config_lib.Training],
     Where that trains new rows only, of which this base has none, all rows learn.
     """
     budget = sum(before[training.name]["flops"] for training in trainings)
-    last = dataclasses.replace(trainings[-1], stage=unextended(trainings[-1].stage))
+    last = dataclasses.replace(trainings[-1], stage=unextended(trainings[-1].choice))
     per_token = _flops_per_token(config, last, source.load_config(places.base_model(config)))
     training = dataclasses.replace(last, name=places.BASELINE, adapter="fresh", tokens=round(budget / per_token), steps=None)
     return _run(config, training, model=str(places.base_model(config)), rows=places.OLD, folder=folder)
@@ -78,7 +78,10 @@ def pack(config: config_lib.Adapt, tokenizer: str, name: str, folder: Path, befo
         data = dataclasses.replace(config.texts[name], length=config.sequence_length)
         built = build.text(data, model, folder, others=texts.others(config.texts, name), overwrite=True)
     splits = built.metadata["splits"]
-    remarks = account.shortened(splits, length=config.sequence_length, setting="sequence_length")
+    remarks = [
+        *account.shortened(splits, length=config.sequence_length, setting="sequence_length"),
+        *account.apart(splits[build.TRAIN], name=name),
+    ]
     return {"rows": len(built.train), "splits": splits, "remarks": remarks}
 
 
@@ -115,7 +118,7 @@ def _run(
     shape = source.load_config(result["model"])
     output, directory = Path(config.output), Path(result["model"])
     lines = log.read(folder)
-    table = stages.table(training.stage, shape, training.lora)
+    table = stages.table(training.choice, shape, training.lora)
     first = next(iter(training.texts))
     losses = [(line["step"], line["loss"]) for line in lines if line["kind"] == "train"]
     return {
@@ -133,6 +136,6 @@ def _run(
 
 
 def _flops_per_token(config: config_lib.Adapt, training: config_lib.Training, model: model_config.LlamaConfig) -> float:
-    weights = stages.abstract(training.stage, model, training.lora)
-    mask = stages.plan(training.stage, weights).mask
+    weights = stages.abstract(training.choice, model, training.lora)
+    mask = stages.plan(training.choice, weights).mask
     return flops.per_token(model, tree.flatten(weights), mask, length=config.sequence_length)

@@ -1,7 +1,7 @@
 """`zhllama adapt`."""
 
 from zhllama_jax.adapt import config as adapt_config
-from zhllama_jax.cli import allocator, compilation, located, terminal
+from zhllama_jax.cli import allocator, compilation, located, presets, terminal
 
 
 def run(pipeline: adapt_config.Adapt, /, *, compilation_cache: compilation.Cache = "auto") -> None:
@@ -23,6 +23,8 @@ def run(pipeline: adapt_config.Adapt, /, *, compilation_cache: compilation.Cache
 
     compilation.cache(compilation_cache)
     allocator.keep_freed_memory()
+    if note := presets.remark(pipeline.dtype):
+        terminal.say(note)
     report = pipeline_lib.run(located.pipeline(pipeline), say=terminal.say)
     terminal.result(str(report))
     terminal.say(f"open {report.with_name(pipeline_lib.PAGE)} in a browser; the same as text: {report}")

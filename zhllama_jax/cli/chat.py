@@ -18,6 +18,7 @@ def run(
     model: str,
     adapter: list[str] | None = None,
     template: str | None = None,
+    boundary: templates.Boundary | None = None,
     system: str | None = None,
     memory: bool = True,
     dtype: ready.Dtype = "auto",
@@ -33,6 +34,7 @@ def run(
       model: Hugging Face directory of the model, or a hub id (owner/name, owner/name@revision).
       adapter: adapter directories or hub ids, to put on top in order.
       template: what stands around an instruction; by default the one that the model was tuned with.
+      boundary: how an answer joins it: faithful (tokenised apart, as in the original) or joined; what is known, else faithful.
       system: a text in the place of the template's head, as rows with a system text were learnt.
       memory: whether earlier turns are part of the prompt.
       dtype: of weights and computation; auto is bfloat16 on accelerators and float32 on a CPU.
@@ -49,13 +51,12 @@ def run(
     from zhllama_jax.decode import stream
 
     compilation.cache(compilation_cache)
-    loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
-    template = template or loaded.template
-    if template == "none":
+    loaded = ready.load(model, adapters=adapter or (), dtype=dtype, template=template, boundary=boundary)
+    if loaded.template == "none":
         raise ValueError(
             f"{model} does not say how it was tuned on instructions: use `zhllama generate`, or say how to ask it, with --template alpaca"
         )
-    templates.head(template, system or "")
+    templates.head(loaded.template, system or "")  # refuses a system text that the template has no place for, before the first question
     decode.check(loaded.config.context)
     sampling, generation = decode.resolve(loaded.generation, source=str(loaded.directory / "generation_config.json"))
     history: list[tuple[str, str]] = []
@@ -69,7 +70,7 @@ def run(
         if re.fullmatch(r"/\w*", question):
             terminal.say(f"({question} is no command: there are /clear and /exit)")
             continue
-        prompt = _fit(loaded, question, history, template, generation, system=system or "")
+        prompt = _fit(loaded, question, history, generation, system=system or "")
         if prompt is None:
             continue
         answer = ""
@@ -100,7 +101,6 @@ def _fit(
     loaded: ready.Ready,
     question: str,
     history: list[tuple[str, str]],
-    template: str,
     generation: "decode_config.Generation",
     *,
     system: str = "",
@@ -113,7 +113,7 @@ def _fit(
     from zhllama_jax.decode import generate
 
     context = generate.context_of(loaded.config, generation)
-    alone = len(chat.render_prompt(loaded.tokenizer, question, template=template, boundary=loaded.boundary, system=system))
+    alone = len(chat.render_prompt(loaded.tokenizer, question, template=loaded.template, boundary=loaded.boundary, system=system))
     if alone >= context:
         terminal.say(f"(this line has {alone:,} tokens, which leave no room in the context of {context:,}: ask something shorter)")
         return None
@@ -121,7 +121,13 @@ def _fit(
     room = max(context - generation.max_new_tokens, context // 2)
     while True:
         ids = chat.render_prompt(
-            loaded.tokenizer, question, template=template, boundary=loaded.boundary, turns=loaded.turns, history=history, system=system
+            loaded.tokenizer,
+            question,
+            template=loaded.template,
+            boundary=loaded.boundary,
+            turns=loaded.turns,
+            history=history,
+            system=system,
         )
         if not history or len(ids) <= room:
             return ids

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from zhllama_jax.adapt import config as adapt_config
-from zhllama_jax.cli import located, terminal
+from zhllama_jax.adapt import places
+from zhllama_jax.cli import located, terminal, tokens
 from zhllama_jax.data import config as data_config
 from zhllama_jax.train import config as train_config
 
 if TYPE_CHECKING:
-    import rich.console
-
     from zhllama_jax.data import preview
     from zhllama_jax.tokenizer import processor
 
-MASKED, LEARNT, BORDER = "cyan", "bold green", "dim"
-COUNTED = ("read", "documents", "examples", "turns", "characters", "tokens", "learnt", "rows")
+COUNTED = {
+    **{name: name for name in ("read", "documents", "examples", "turns", "tokens")},
+    "learnt": "tokens learnt",
+    "characters": "characters learnt",
+    "rows": "rows",
+}
+"""Counts that are shown, and their heads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +105,15 @@ def run(
     name = tokenizer or _tokenizer_of(config)
     if name is None:
         raise ValueError("say with --tokenizer which tokenizer cuts the text: a .model file, a model's directory or a hub id")
-    model = processor.Tokenizer.load(located.tokenizer(name))
+    there = located.tokenizer(name)
+    model = processor.Tokenizer.load(there)
+    given = _model_of(config)
+    _check_context(config, there if given == name else Path(given) if given else None)
+    if isinstance(config, adapt_config.Adapt) and tokenizer is None:
+        _note_vocabulary(config, name)
 
     console = rich.console.Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    _legend(console)
+    tokens.legend(console)
     counted = []
     for number, source in enumerate(sources, start=1):
         terminal.result(f"source {number} of {len(sources)}: {source.name} ({_described(source)})")
@@ -112,9 +121,9 @@ def run(
         look = _look(source, model, beside, start=start, examples=examples, limit=limit)
         for index, sample in enumerate(look.samples, start=start):
             terminal.result(f"\nexample {index:,}, {sample.where} ({sample.about})")
-            _show(console, sample)
+            tokens.show(console, sample)
             if ids:
-                _show_ids(sample)
+                tokens.show_ids(sample)
         if not look.samples and examples:
             terminal.result(f"\nno examples from number {start:,} on")
         terminal.result("")
@@ -161,12 +170,58 @@ def _of_configuration(config: Build | train_config.Experiment | adapt_config.Ada
 
 
 def _tokenizer_of(config: Build | train_config.Experiment | adapt_config.Adapt | None) -> str | None:
-    """Where the tokenizer of a training, or that of a pipeline's base, lies."""
+    """Where the tokenizer of a training lies, or the merged one of a pipeline, or, as long as there is none, that of its base."""
     if isinstance(config, train_config.Experiment):
         return config.model.tokenizer if isinstance(config.model, train_config.NewModel) else config.model
     if isinstance(config, adapt_config.Adapt):
+        merged = places.of(config, places.TOKENIZER)
+        if merged.is_dir():
+            return str(merged)
         return config.base.model or (config.base.tokenizer if isinstance(config.base.tokenizer, str) else None)
     return None
+
+
+def _model_of(config: Build | train_config.Experiment | adapt_config.Adapt | None) -> str | None:
+    """The name of the model that a training or a pipeline begins with, where it is given."""
+    if isinstance(config, adapt_config.Adapt):
+        return config.base.model
+    return config.model if isinstance(config, train_config.Experiment) and isinstance(config.model, str) else None
+
+
+def _note_vocabulary(config: adapt_config.Adapt, name: str) -> None:
+    """Says which of a pipeline's two vocabularies counts."""
+    merged = places.of(config, places.TOKENIZER)
+    if name == str(merged):
+        terminal.say(f"zhllama: note: tokens are those of {merged}, the merged vocabulary, as in all trainings on top of the base")
+    else:
+        terminal.say(
+            f"zhllama: note: {merged} does not exist yet, so tokens are those of the base's vocabulary; the trainings on top of it will "
+            "have others, and rows other counts (--tokenizer names another vocabulary)"
+        )
+
+
+def _check_context(config: Build | train_config.Experiment | adapt_config.Adapt | None, folder: Path | None) -> None:
+    """Refuses rows that are longer than the model's context, as the verb that trains does; `folder` is a given model's, if it is here."""
+    from zhllama_jax.convert import config_hf
+    from zhllama_jax.model import config as model_config
+
+    if config is None or isinstance(config, Build):
+        return
+    if isinstance(config, train_config.Experiment):
+        init = config.model.init if isinstance(config.model, train_config.NewModel) else None
+    else:
+        init = config.base.init
+    if init is not None:
+        shape = init.llama(vocab_size=model_config.LLAMA_VOCAB_SIZE)
+    elif folder is not None and (folder / "config.json").is_file():
+        shape = config_hf.read(folder / "config.json").config
+    else:
+        return
+    if isinstance(config, train_config.Experiment):
+        for length in {_length(source.text or source.sft or Path(str(source.store))) for source in config.data.sources}:
+            config.data.check_length(length, context=shape.context)
+    else:
+        config.check_length(context=shape.context)
 
 
 def _described(source: Source) -> str:
@@ -200,6 +255,8 @@ def _look(
     train = store.open_store(source.data, build.TRAIN, tokenizer_sha256=tokenizer.sha256)
     recorded = train.metadata.get("splits", {}).get(build.TRAIN, {})
     counts = {name: value for name, value in recorded.items() if isinstance(value, int)}
+    if train.metadata.get("kind") == "text":
+        counts["tokens"] += counts["documents"] * data_config.separators(train.metadata["options"])
     return preview.Look(
         preview.rows(train, tokenizer, start=start, examples=examples),
         counts={**counts, "rows": len(train), "learnt": counts.get("targets", 0)},
@@ -210,75 +267,11 @@ def _look(
     )
 
 
-def visible(text: str) -> str:
-    """Text whose every sign can be seen: line ends as \\n (and a new line), backslashes doubled, what is not printable as in a literal.
-
-    The ideographic space stays as it is. No control sequence of a terminal gets through.
-    """
-    shown = []
-    for sign in text:
-        if sign == "\n":
-            shown.append("\\n\n")
-        elif sign == "\\":
-            shown.append("\\\\")
-        else:
-            shown.append(sign if sign.isprintable() or sign == "\u3000" else repr(sign)[1:-1])
-    return "".join(shown)
-
-
-def spans(sample: "preview.Sample") -> Iterator[tuple[int, bool, list["preview.Token"]]]:
-    """Tokens in stretches of one segment that are all learnt or all only read: (segment, learnt, tokens)."""
-    stretch: list[preview.Token] = []
-    for token in sample.tokens:
-        if stretch and (token.segment, token.learnt) != (stretch[0].segment, stretch[0].learnt):
-            yield stretch[0].segment, stretch[0].learnt, stretch
-            stretch = []
-        stretch.append(token)
-    if stretch:
-        yield stretch[0].segment, stretch[0].learnt, stretch
-
-
-def _coloured(console: "rich.console.Console") -> bool:
-    """Whether colours are there and wanted: on a terminal, unless NO_COLOR is set."""
-    return console.color_system is not None and not console.no_color
-
-
-def _legend(console: "rich.console.Console") -> None:
-    """Says how the two kinds of tokens look."""
-    if _coloured(console):
-        from rich import text
-
-        console.print(text.Text.assemble(("read", MASKED), ", ", ("learnt", LEARNT), ", \\n ends a line"))
-    else:
-        console.print("read, [learnt], \\n ends a line")
-
-
-def _show(console: "rich.console.Console", sample: "preview.Sample") -> None:
-    """The text of a sample, in two colours or with brackets."""
-    from rich import text as rich_text
-
-    coloured = _coloured(console)
-    shown = rich_text.Text()
-    segment = None
-    for number, learnt, tokens in spans(sample):
-        if segment not in (None, number):
-            shown.append(f"\n--- segment {number} ---\n", style=BORDER if coloured else "")
-        segment = number
-        words = visible("".join(token.text for token in tokens))
-        shown.append(words if coloured or not learnt else f"[{words}]", style=(LEARNT if learnt else MASKED) if coloured else "")
-    console.print(shown, soft_wrap=True)
-
-
-def _show_ids(sample: "preview.Sample") -> None:
-    for _, learnt, tokens in spans(sample):
-        terminal.result(f"{'learnt' if learnt else 'read  '}  {' '.join(str(token.number) for token in tokens)}")
-
-
 def _summary(counted: Sequence[tuple[Source, "preview.Look"]]) -> None:
     """Counts by source, and what was left out or repaired."""
     columns = [name for name in COUNTED if any(look.counts.get(name) for _, look in counted)]
     rows = [[source.name, *(f"{look.counts[name]:,}" if name in look.counts else "-" for name in columns)] for source, look in counted]
-    terminal.result(terminal.table([["source", *columns], *rows]))
+    terminal.result(terminal.table([["source", *map(COUNTED.__getitem__, columns)], *rows]))
     for source, look in counted:
         if not look.whole:
             terminal.result(f"{source.name}: counted so far as it was read; --limit null reads all")
@@ -293,7 +286,7 @@ def _summary(counted: Sequence[tuple[Source, "preview.Look"]]) -> None:
 
 def _mixture(config: train_config.Experiment, counted: Sequence[tuple[Source, "preview.Look"]]) -> None:
     """The sources' parts in a training; how much it reads of each is known where all of them were read to their ends."""
-    from zhllama_jax.data import mixture
+    from zhllama_jax.data import account, mixture
 
     shares = [source.share for source in config.data.sources]
     weighted, whole = data_config.weighted(shares), all(look.whole for _, look in counted)
@@ -310,18 +303,18 @@ def _mixture(config: train_config.Experiment, counted: Sequence[tuple[Source, "p
         read = mixed.counts(asked if mixed.num_rows is None else min(asked, mixed.num_rows))
         head += ["rows used", "rows read", "times"]
         for row, rows, reads in zip(parts, taken, read.tolist(), strict=True):
-            row += [f"{rows:,}", f"{reads:,}", f"{reads / rows:.2f}"]
+            row += [f"{rows:,}", f"{reads:,}", account.times(reads / rows)]
     terminal.result(f"\n{terminal.table([head, *parts])}")
     if not whole:
         terminal.result("how often each row is read: --limit null tells")
     if not weighted and len(parts) > 1:
-        terminal.result("no weights: sources stand in proportion to their rows, and one epoch reads each row of each once")
+        terminal.result(f"no weights: sources stand in proportion to their rows, and {data_config.epoch(shares)}")
 
 
 def _taken(share: data_config.Share, look: "preview.Look", length: int) -> int:
     """How many of a source's rows a share leaves, as in a training: of instructions, examples and their tokens count."""
     examples = look.counts.get("examples")
-    return share.taken(look.counts["rows"], length=length, examples=examples, tokens=look.counts["tokens"] if examples else None)
+    return share.taken(look.counts.get("rows", 0), length=length, examples=examples, tokens=look.counts["tokens"] if examples else None)
 
 
 def _length(data: data_config.TextData | data_config.SftData | Path) -> int:

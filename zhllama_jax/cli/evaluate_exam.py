@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from zhllama_jax import templates
 from zhllama_jax.cli import compilation, ready, terminal
 
 
@@ -11,6 +12,7 @@ def run(
     exam: Path,
     adapter: list[str] | None = None,
     template: str | None = None,
+    boundary: templates.Boundary | None = None,
     max_new_tokens: int = 48,
     output: Path | None = None,
     overwrite: bool = False,
@@ -23,9 +25,10 @@ def run(
 
     Args:
       model: Hugging Face directory of the model, or a hub id (owner/name, owner/name@revision).
-      exam: .jsonl file of rows with instruction, output and, where there are any, input and task.
+      exam: .jsonl or .json file of rows with instruction, output and, where there are any, input and task.
       adapter: adapter directories or hub ids, to put on top in order.
       template: what stands around an instruction; by default the one that the model was tuned with.
+      boundary: how an answer joins it: faithful (tokenised apart, as in the original) or joined; what is known, else faithful.
       max_new_tokens: tokens of an answer.
       output: JSON file for the figures, the first wrong answers among them.
       overwrite: replace an existing output; an input is never replaced.
@@ -36,21 +39,19 @@ def run(
     Examples:
       zhllama evaluate exam --model adapted --exam questions.jsonl
     """
-    from zhllama_jax import files, templates
+    from zhllama_jax import files
     from zhllama_jax.adapt import measure
     from zhllama_jax.convert import manifest
     from zhllama_jax.eval import answers
 
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    if template is not None:
-        templates.named(template)
     if output is not None:
         files.free_file(output, overwrite=overwrite, inputs=[model, exam, *(adapter or ())])
     questions = answers.read(exam)
     compilation.cache(compilation_cache)
-    loaded = ready.load(model, adapters=adapter or (), dtype=dtype)
-    prompt = manifest.Prompt(template=template or loaded.template, boundary=loaded.boundary)
+    loaded = ready.load(model, adapters=adapter or (), dtype=dtype, template=template, boundary=boundary)
+    prompt = manifest.Prompt(template=loaded.template, boundary=loaded.boundary)
     subject = measure.Subject(loaded.config, loaded.weights, loaded.tokenizer)
     found = measure.exam(subject, questions, prompt=prompt, max_new_tokens=max_new_tokens, options=loaded.options)
     counts = {**found["by_task"], "all": (found["right"], found["total"])}
@@ -58,5 +59,6 @@ def run(
     terminal.result(terminal.table([("task", "exact", "questions", "share"), *rows]))
     terminal.result(f"the most frequent answer alone: {found['most_frequent']:.1%}")
     if output:
-        files.write_json(output, {"model": loaded.name, "exam": str(exam), "template": prompt.template, **found})
+        asked = {"template": prompt.template, "boundary": prompt.boundary}
+        files.write_json(output, {"model": loaded.name, "exam": str(exam), **asked, **found})
         terminal.say(f"wrote {output}")

@@ -60,7 +60,7 @@ def parse(
         configuration.check(path, known)
     parser = _make_parser(name, verb, kind, own)
     presets.fill(parser, kind, words, _values(words, "config"))
-    words += _without_other_lengths(kind, words)
+    words += [*_without_other_lengths(kind, words), *_names_of_sections(kind, words)]
     try:
         given = parser.instantiate(parser.parse_args(words))
         if say is not None and (note := presets.note(kind, words, _values(words, "config"))):
@@ -163,6 +163,11 @@ def _check_flags(words: Sequence[str], known: Mapping[str, Any]) -> None:
         there = schema.fields(schema.find(known, section)) if section else [*known, *OF_THE_PARSER]
         prefix = f"--{section}." if section else "--"
         ends = schema.closest_each(names, there, prefix=prefix)
+        if not section:
+            deeper = [schema.inner(known, name) for name in names]
+            ends = [
+                f": write {' or '.join(f'--{one}' for one in found)}" if found else end for found, end in zip(deeper, ends, strict=True)
+            ]
         problems += [f"unknown flag {prefix}{name}{end}" for name, end in zip(names, ends, strict=True)]
     given = collections.Counter(word.partition("=")[0] for word in words if word.startswith("--"))
     problems += [f"{flag} stands there {count} times: say it once" for flag, count in given.items() if count > 1 and flag != "--config"]
@@ -179,6 +184,28 @@ def _without_other_lengths(kind: type | None, words: Sequence[str]) -> list[str]
     return [f"--{name}=null" for name in train_config.LENGTHS if by_flag and name in in_files and name not in by_flag]
 
 
+def _names_of_sections(kind: type | None, words: Sequence[str]) -> list[str]:
+    """Words that repeat what a file, or else the default, calls a section by its name alone (`stage: sft`) where flags set parts of it.
+
+    The parser would keep the parts only.
+
+    Raises:
+      schema.UsageError: a flag names the section, and another one sets a part.
+    """
+    repeated = []
+    for name, hint in schema.fields(kind).items():
+        parts = [word.partition("=")[0] for word in words if word.startswith(f"--{name}.")]
+        key = schema.naming(hint)
+        if key is None or not parts or f"--{name}.{key}" in parts:
+            continue
+        for given in _values(words, name):
+            raise schema.UsageError(f"--{name} stands for all of it: beside {parts[0]} write --{name}.{key} {given}")
+        in_files = [found[name] for path in _values(words, "config") if name in (found := configuration.values(path))]
+        called = in_files[-1] if in_files else getattr(kind, name, None)
+        repeated += [f"--{name}.{key}={called}"] if isinstance(called, str) else []
+    return repeated
+
+
 def _values(words: Sequence[str], option: str) -> list[str]:
     """The values that a flag is given, in both spellings."""
     found = [word.partition("=")[2] for word in words if word.startswith(f"--{option}=")]
@@ -191,16 +218,25 @@ def _of_union(message: str) -> str:
     return tried[0] if message.startswith("Does not validate") and tried else message
 
 
+def _flagged(word: str, known: Mapping[str, Any]) -> str:
+    """A word without a flag, and the flag that it seems to want."""
+    name, equals, value = word.partition("=")
+    if Path(word).suffix.lower() in (".yaml", ".yml"):
+        return f"{word} (write --config {word})"
+    meant = [name] if schema.find(known, name) is not None else schema.inner(known, name)
+    return f"{word} (write {' or '.join(f'--{one} {value}' for one in meant)})" if equals and meant else word
+
+
 def _reword(message: str, words: Sequence[str], known: Mapping[str, Any]) -> str:
     """The parser's complaint as one line in our words."""
     message = " ".join(message.split())
     files = _values(words, "config")
-    if missing := re.search(r"arguments are required: (.+)$", message):
+    if missing := re.search(r"arguments are required: (.+?)(?: Given value type: .*)?$", message):
         options = [option.strip() for option in missing[1].split(",")]
         hint = "; give them in a file, --config F" if "." in missing[1] and not files else ""
         return f"missing: {', '.join(f'--{option}' for option in options)}{hint}"
     if stray := re.match(r"unrecognized arguments: (.+)$", message):
-        return f"unexpected: {stray[1]}"
+        return f"unexpected: {', '.join(_flagged(word, known) for word in stray[1].split())}"
     if bare := re.match(r"argument (--[\w.]+): expected .*argument", message):
         return f"{bare[1]} needs a value"
     key = re.match(r'Parser key "([^"]+)": *(.*)$', message)
@@ -209,7 +245,9 @@ def _reword(message: str, words: Sequence[str], known: Mapping[str, Any]) -> str
     option, problem = key[1], key[2]
     kind = schema.find(known, option)
     value = re.search(
-        r"(?:(?:Got|Given) value|Expected a dot import path string): (.*?)(?: - Expected a | Subclass types expect |$)", problem
+        r"(?:(?:Got|Given) value:|Expected a dot import path string:|Unable to load config ['\"](?=.*['\"] - Parser key)) ?"
+        r"(.*?)(?: - Expected a |['\"] - Parser key | Subclass types expect |$)",
+        problem,
     )
     if kind is not None and value:
         problem = f"expected {schema.describe(kind)}, got {value[1]!r}"

@@ -68,9 +68,18 @@ def _given(words: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
         if word.startswith("--"):
             option, equals, value = word[2:].partition("=")
             found = value if equals else next(iter(words[number + 1 : number + 2]), None)
-            whole = yaml.safe_load(found) if option == MESH and found else None
-            given |= {f"{option}.{axis}": size for axis, size in whole.items()} if isinstance(whole, dict) else {option: found}
+            axes = _axes(found) if option == MESH else None
+            given |= {option: found} if axes is None else {f"{option}.{axis}": size for axis, size in axes.items()}
     return given
+
+
+def _axes(text: str | None) -> dict[str, Any] | None:
+    """What a flag says of the whole mesh, by axis; None for what is no mapping, which is left to the parser."""
+    try:
+        value = yaml.safe_load(text or "")
+    except yaml.YAMLError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def left_out(preset: machines.Preset, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,3 +92,12 @@ def left_out(preset: machines.Preset, given: Mapping[str, Any]) -> dict[str, Any
         if f"{MESH}.{axis}" not in given:
             filled[f"{MESH}.{axis}"] = 1 if size == -1 and rest_is_named else size
     return filled
+
+
+def remark(dtype: str) -> str | None:
+    """What is said before a training computes in bfloat16 where jax sees a CPU only, as under the preset of another machine."""
+    import jax
+
+    if dtype != "bfloat16" or jax.default_backend() != "cpu":
+        return None
+    return "zhllama: note: jax sees no accelerator here, and a CPU has no fast bfloat16: --preset cpu is for it, `zhllama doctor` says more"

@@ -58,6 +58,9 @@ INTERRUPTED = "zhllama: interrupted"
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """Signals that end the program like Ctrl-C does: what is half made is cleared away first."""
 
+NOTEBOOKS = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")
+"""Variables of what runs below a notebook, whose `!` pretends to be a terminal and saves every picture that is drawn there."""
+
 LESS_MEMORY = (
     "when training, a smaller micro_batch, remat: full, a smaller loss_chunk or shorter rows need less; "
     "elsewhere a smaller batch_size, a shorter length or context, or dtype bfloat16"
@@ -242,6 +245,8 @@ def main() -> NoReturn:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
         if hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(encoding="utf-8", errors="replace" if name == "stdin" else None)
+    if any(map(os.environ.get, NOTEBOOKS)):
+        setattr(sys.stderr, "isatty", lambda: False)  # noqa: B010 - plain lines instead of progress lines, of libraries too
     sys.unraisablehook = _unraisable
     for number in ENDING:
         if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` has one ignored

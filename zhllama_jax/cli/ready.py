@@ -49,23 +49,33 @@ class Ready:
         return hub.id_of(self.directory) or str(self.directory)
 
 
-def load(model: str | Path, *, adapters: Sequence[str | Path] = (), dtype: Dtype = "auto") -> Ready:
+def load(
+    model: str | Path,
+    *,
+    adapters: Sequence[str | Path] = (),
+    dtype: Dtype = "auto",
+    template: str | None = None,
+    boundary: templates.Boundary | None = None,
+) -> Ready:
     """Reads a model directory onto the device, without rows that no piece has; oddities of it are said.
 
     Args:
       model: the directory, or a hub id.
       adapters: adapter directories or hub ids, folded into the weights in this order.
       dtype: of weights and computation; "auto" is bfloat16 on accelerators, float16 on GPUs that have no bfloat16, and float32 on a CPU.
+      template, boundary: how the model is asked, where the user says it; see `manifest.told`.
 
     Raises:
       FileNotFoundError: something is not there.
-      ValueError: the tokenizer is not the model's, or see `host.load`. The weights are read last.
+      ValueError: the tokenizer is not the model's, or see `host.load` and `manifest.told`. The weights are read last.
     """
     import jax
 
-    from zhllama_jax.convert import fold, vocabulary
+    from zhllama_jax.convert import fold, manifest, vocabulary
     from zhllama_jax.model import llama
 
+    if template is not None:
+        templates.named(template)
     if dtype == "auto":
         capability = getattr(jax.devices()[0], "compute_capability", None)
         dtype = machines.decoding(jax.default_backend(), capability).dtype
@@ -74,13 +84,14 @@ def load(model: str | Path, *, adapters: Sequence[str | Path] = (), dtype: Dtype
     checkpoint = vocabulary.cut(checkpoint, tokenizer)
     for note in checkpoint.notes:
         terminal.say(f"zhllama: note: {note}")
+    prompt = manifest.told(checkpoint.prompt, template, boundary)
     return Ready(
         config=checkpoint.config,
         weights={"params": jax.tree.map(jax.numpy.asarray, checkpoint.params)},
         tokenizer=tokenizer,
-        template=checkpoint.prompt.template if checkpoint.prompt else "none",
-        boundary="faithful" if checkpoint.prompt and checkpoint.prompt.boundary == "faithful" else "joined",
-        turns=checkpoint.prompt.turns if checkpoint.prompt else "open",
+        template=prompt.template if prompt else "none",
+        boundary=prompt.boundary if prompt else "joined",
+        turns=prompt.turns if prompt else "open",
         generation=checkpoint.generation,
         options=llama.Options(dtype=jax.numpy.dtype(dtype)),
         directory=directory,

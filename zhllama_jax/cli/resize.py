@@ -40,6 +40,6 @@ def run(
     gone = f", of which {done.unused:,} had no piece and gave way," if done.unused else ""
     terminal.result(f"{output}: {done.before:,} rows{gone} grown to {done.config.vocab_size:,}, new ones by {init}")
     only_padding = done.config.vocab_size - done.before + done.unused == 1 and merged.pad_id == merged.vocab_size - 1
-    stage, kind, rows, run = ("sft", "sft", "ROWS", "sft") if only_padding else ("embeddings", "text", "TEXT", "stage1")
+    stage, kind, rows, folder = ("sft", "sft", "ROWS", "sft") if only_padding else ("embeddings", "text", "TEXT", "stage1")
     start = ["train", "--model", output, "--stage", stage]
-    terminal.then(*start, "--data.sources", f"{{{kind}: {{files: [{rows}]}}}}", "--steps", 1000, "--output", f"runs/{run}")
+    terminal.then(*start, "--data.sources", f"{{{kind}: {{files: [{rows}]}}}}", "--steps", 1000, "--output", f"runs/{folder}")

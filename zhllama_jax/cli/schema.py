@@ -117,6 +117,12 @@ def required(kind: Any) -> list[str]:
     ]
 
 
+def naming(kind: Any) -> str | None:
+    """The field of a dataclass that may stand alone for it, `preset` where `stage: sft` means `stage: {preset: sft}`; None elsewhere."""
+    alone = [member for member in members(kind) if typing.get_origin(member) is typing.Literal]
+    return next((name for name, hint in fields(kind).items() if hint in alone), None)
+
+
 def element(kind: Any) -> Any | None:
     """The type of a list's or tuple's elements, also of an optional one; None for anything else."""
     for member in members(kind):
@@ -151,6 +157,11 @@ def find(known: Mapping[str, Any], name: str) -> Any | None:
             return None
         known = fields(kind)
     return kind
+
+
+def inner(known: Mapping[str, Any], name: str) -> list[str]:
+    """The dotted names of the fields of sections that are called `name`: `optimizer.learning_rate` for learning_rate."""
+    return [f"{section}.{name}" for section, kind in known.items() if name in fields(kind)]
 
 
 def describe(kind: Any) -> str:

@@ -1,6 +1,6 @@
 """`zhllama train`."""
 
-from zhllama_jax.cli import allocator, compilation, located, terminal
+from zhllama_jax.cli import allocator, compilation, located, presets, terminal
 from zhllama_jax.train import config as train_config
 
 
@@ -23,9 +23,11 @@ def run(experiment: train_config.Experiment, /, *, compilation_cache: compilatio
 
     from zhllama_jax.train import loop, takeover
 
-    takeover.check_output(experiment)  # before anything is fetched
+    takeover.check_output(experiment, early=True)  # before anything is fetched
     compilation.cache(compilation_cache)
     allocator.keep_freed_memory()
+    if (note := presets.remark(experiment.dtype)) and jax.process_index() == 0:
+        terminal.say(note)
     result = loop.run(located.experiment(experiment))
     stack = ["--adapter", *result["adapters"]] if result["adapters"] else []
     if jax.process_index() > 0:

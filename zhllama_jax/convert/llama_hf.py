@@ -106,7 +106,7 @@ def save(
       dtype: "float32", "float16" or "bfloat16"; None keeps the weights' own, which must then be one.
       prompt: how instructions were put to the model in training, if they were; gives the chat template.
       generation: decoding values for `generation_config.json`. Several ids under `eos_token_id` stay if the tokenizer's is among them;
-        the other ids are the tokenizer's.
+        the other ids are the tokenizer's, and the configuration's for padding without a piece.
       history: what was done to the model so far, oldest first, JSON objects.
       carried: further files, by name; see `carry`.
       kept: neutral keys of the `config.json` that the model came with.
@@ -201,7 +201,8 @@ def facts(
 
 def with_ids(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer) -> config_lib.LlamaConfig:
     """The model's shape with its tokenizer's ids of BOS, EOS and padding."""
-    return config.replace(bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
+    pad_id = config.pad_token_id if tokenizer.pad_id is None else tokenizer.pad_id  # many a LLaMA pads with 0 and has no piece for it
+    return config.replace(bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, pad_token_id=pad_id)
 
 
 def check_tokenizer(config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer) -> None:

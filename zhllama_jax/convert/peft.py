@@ -39,7 +39,8 @@ class Adapter(NamedTuple):
       rows: trained rows by matrix, "embed_tokens" and "lm_head", read from the file when they are asked for; {} without any.
       lora_config: rank, alpha, dropout and targets of the factors; None for rows alone.
       digest: identifies the adapter: a digest of its tensors and scales.
-      base_fingerprint: of the model that it was trained on; None where nobody said.
+      base: the name or directory of the model that it was trained on, "" where nobody said.
+      base_fingerprint: of that model; None where nobody said.
       requires: digests of the adapters that must be folded before it, in order.
       vocab_size: rows that its base has; None where nobody said.
       tokenizer_sha256: of the tokenizer that it was trained with; None where nobody said.
@@ -56,6 +57,7 @@ class Adapter(NamedTuple):
     rows: dict[str, peft_tensors.Rows]
     lora_config: lora_config_lib.LoraConfig | None
     digest: str
+    base: str
     base_fingerprint: str | None
     requires: list[str]
     vocab_size: int | None
@@ -170,6 +172,7 @@ def load(directory: str | Path, *, allow_unknown: bool = False) -> Adapter:
         rows=found.rows,
         lora_config=settings.lora_config(_targets(found.lora)) if found.lora else None,
         digest=digest,
+        base=settings.base or "",
         base_fingerprint=facts["base"].get("fingerprint"),
         requires=facts["requires"],
         vocab_size=facts["vocab_size"],
@@ -259,8 +262,8 @@ def _facts(contents: Mapping[str, Any] | None, directory: Path) -> dict[str, Any
     return {key: contents[key] for key in kinds}
 
 
-def check_fits(adapter: Adapter, config: config_lib.LlamaConfig) -> None:
-    """Refuses an adapter that does not fit a model's shape.
+def check_fits(adapter: Adapter, config: config_lib.LlamaConfig, base: str | Path | None = None) -> None:
+    """Refuses an adapter that does not fit a model's shape; `base`, its directory, tells how it may grow.
 
     Raises:
       ValueError: with everything that does not fit.
@@ -278,7 +281,7 @@ def check_fits(adapter: Adapter, config: config_lib.LlamaConfig) -> None:
     if largest > config.vocab_size:
         problems.append(
             f"it is for a vocabulary of {largest:,}, the model has {config.vocab_size:,} rows"
-            f"{names.vocabulary_hint(largest, config.vocab_size)}: grow the model first, {tokenizer_hf.how_to_grow(adapter.directory)}"
+            f"{names.vocabulary_hint(largest, config.vocab_size)}: {tokenizer_hf.how_to_grow(adapter.directory, base)}"
         )
     if problems:
         raise ValueError(f"{adapter.directory} does not fit the model: {'; '.join(problems)}")

@@ -66,7 +66,7 @@ class Settings(NamedTuple):
       indices: rows by matrix ("embed_tokens", "lm_head") where not all were trained.
       tied: the head's rows are the embedding's, and stand in the file twice.
       saved: matrices whose rows must stand in the file, all or those of `indices`.
-      targets: ends of module names that must have factors in the file.
+      targets: ends of the names of all modules that have factors; None where a pattern tells.
       layers: in these layers; () for whichever the names say.
       every_layer: kernels of a kind have factors in all layers, or in none.
       base: the base's directory or name; `owner/name@commit` for one of the hub; None where nobody said.
@@ -81,7 +81,7 @@ class Settings(NamedTuple):
     indices: dict[str, list[int]]
     tied: bool
     saved: tuple[str, ...]
-    targets: tuple[str, ...]
+    targets: tuple[str, ...] | None
     layers: tuple[int, ...]
     every_layer: bool
     base: str | None
@@ -96,6 +96,19 @@ class Settings(NamedTuple):
         rank = _lookup(self.rank_pattern, module, self.rank)
         alpha = _lookup(self.alpha_pattern, module, self.alpha)
         return rank, alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    def require_named(self, modules: Sequence[str], *, where: str) -> None:
+        """Refuses factors of modules that are not targets: PEFT would pass over them.
+
+        Raises:
+          ValueError: with all of them.
+        """
+        unnamed = [] if self.targets is None else [module for module in modules if not any(is_named(module, name) for name in self.targets)]
+        if unnamed:
+            raise ValueError(
+                f"{where} has factors of {names.listed(sorted(set(unnamed)))}, which target_modules does not name: PEFT passes over "
+                "them, so name them there if they belong to the adapter, or save it again without them"
+            )
 
     def lora_config(self, targets: tuple[str, ...]) -> lora_config_lib.LoraConfig:
         """The configuration of a new adapter like this one, exceptions left out."""
@@ -300,11 +313,11 @@ def _matrices(value: Any) -> list[str]:
     return [end for end in ends if end in config_lib.MATRICES]
 
 
-def _targets(raw: Mapping[str, Any]) -> tuple[str, ...]:
+def _targets(raw: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The plain names of a LLaMA's modules among `target_modules`; patterns, and what `exclude_modules` may take back, promise nothing."""
     value = raw.get("target_modules")
     if not isinstance(value, list) or raw.get("exclude_modules"):
-        return ()
+        return None
     known = {*lora_config_lib.ATTENTION, *lora_config_lib.MLP, *config_lib.MATRICES}
     return tuple(name for name in value if isinstance(name, str) and name.rpartition(".")[2] in known)
 

@@ -193,17 +193,17 @@ def _kernel(module: str) -> tuple[str, int] | None:
 
 
 def _check_whole(found: Names, settings: peft_config.Settings, path: Path) -> None:
-    """Refuses a file that lacks what the configuration says was trained: without it the model would be another one.
+    """Refuses a file that lacks what the configuration says was trained, or has more: the model would be another one.
 
     Raises:
-      ValueError: with all that is missing.
+      ValueError: with all that is missing, or too much.
     """
     rows = found.whole.keys() | found.some.keys()
     missing = [f"rows of {name}" for name in settings.saved if name not in rows]
     if settings.tied and "embed_tokens" in rows and "rows of lm_head" in missing:
         missing.remove("rows of lm_head")  # a tied head may stand in the file once
     modules = {kernel(module, layer): layer for module, given in found.factors.items() for layer, _ in given}
-    for name in settings.targets:
+    for name in settings.targets or ():
         layers = {layer for module, layer in modules.items() if peft_config.is_named(module, name)}
         if not layers:
             missing.append(f"factors of {name}")
@@ -212,6 +212,7 @@ def _check_whole(found: Names, settings: peft_config.Settings, path: Path) -> No
         raise ValueError(
             f"{path.parent}: {peft_config.FILE} names {names.listed(missing)}, but {path.name} has none: save the adapter again, whole"
         )
+    settings.require_named(list(modules), where=str(path.parent))
 
 
 def _stack(

@@ -74,11 +74,12 @@ def header(path: str | Path) -> dict[str, Entry]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the header is not exactly what the format asks for; the sentence says where.
+      ValueError: the header is not exactly what the format asks for, and where; or a pointer stands there, see `files.refuse_pointer`.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: expected a safetensors file")
+    files.refuse_pointer(path)
     size = path.stat().st_size
     with open(path, "rb") as stream:
         prefix = stream.read(8)

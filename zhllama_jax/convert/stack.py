@@ -41,8 +41,9 @@ def check(
     notes: list[str] = []
     contents = manifest.read(base, "model")
     smaller = manifest.grown_from(contents) if contents and contents["fingerprint"] == fingerprint else []
+    for adapter in sorted(adapters, key=_size, reverse=True):  # the largest first: who grows the model to its vocabulary does it once
+        peft.check_fits(adapter, config, base)
     for number, adapter in enumerate(adapters):
-        peft.check_fits(adapter, config)
         grown = adapter.base_fingerprint in smaller
         before = [other.digest for other in adapters[:number]]
         if adapter.digest in before:
@@ -52,7 +53,8 @@ def check(
         if doubt := _shrinks(adapter, adapters[:number]):
             doubts.append(doubt)
         if adapter.base_fingerprint is None:
-            notes.append(f"{adapter.directory} does not say which base it belongs to")
+            named = f"names {adapter.base} as its base, without a digest to hold it against"
+            notes.append(f"{adapter.directory} {named if adapter.base else 'does not say which base it belongs to'}")
             notes += [
                 f"{adapter.directory} has {len(some.ids):,} rows of {name}, the model {config.vocab_size:,}: the others stay the base's"
                 for name, some in adapter.rows.items()
@@ -101,10 +103,8 @@ def _shrinks(adapter: peft.Adapter, before: Sequence[peft.Adapter]) -> str:
 
     Of released adapters, which name neither base nor order, the vocabulary is what tells their order.
     """
-    size = _vocabulary(adapter) or _pieces(adapter)
-    largest, former = max(
-        ((_vocabulary(other) or _pieces(other), other) for other in before), key=lambda item: item[0], default=(0, adapter)
-    )
+    size = _size(adapter)
+    largest, former = max(((_size(other), other) for other in before), key=lambda item: item[0], default=(0, adapter))
     if not 0 < size < largest:
         return ""
     return (
@@ -119,10 +119,10 @@ def _vocabulary(adapter: peft.Adapter) -> int:
     return adapter.vocab_size or max(whole, default=0)
 
 
-def _pieces(adapter: peft.Adapter) -> int:
-    """Pieces of the tokenizer in an adapter's directory; 0 without one."""
+def _size(adapter: peft.Adapter) -> int:
+    """The size of an adapter's vocabulary, if need be as the tokenizer in its directory shows; 0 where nothing tells."""
     path = adapter.directory / tokenizer_hf.MODEL
-    return processor.Tokenizer.load(path).vocab_size if path.is_file() else 0
+    return _vocabulary(adapter) or (processor.Tokenizer.load(path).vocab_size if path.is_file() else 0)
 
 
 def _same_tokenizer(base: str | Path, adapter: peft.Adapter) -> bool:

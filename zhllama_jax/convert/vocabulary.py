@@ -13,6 +13,9 @@ from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import resize
 from zhllama_jax.tokenizer import processor
 
+PADDING = 1024
+"""Up to so many rows that no piece has may be padding; where there are more, the tokenizer is another model's."""
+
 
 def load(directory: str | Path, config: config_lib.LlamaConfig) -> processor.Tokenizer:
     """The tokenizer of a model, held against the model's rows.
@@ -36,10 +39,6 @@ def load(directory: str | Path, config: config_lib.LlamaConfig) -> processor.Tok
         )
     _check_ends(config, tokenizer.vocab_size, directory)
     return tokenizer
-
-
-PADDING = 1024
-"""Up to so many rows that no piece has may be padding; where there are more, the tokenizer is another model's."""
 
 
 def cut(checkpoint: host.Checkpoint, tokenizer: processor.Tokenizer) -> host.Checkpoint:

@@ -38,6 +38,20 @@ def others(metadata: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def apart(counts: Mapping[str, Any], *, name: str) -> list[str]:
+    """How much of the training split of the data called `name` is left out because it is held out elsewhere, where anything is."""
+    if number := counts.get("faults", {}).get("dropped_held_out"):
+        what = "document that is held out elsewhere is" if number == 1 else "documents that are held out elsewhere are"
+    elif number := counts.get("dropped_held_out"):
+        what = "row that begins like a held-out one is" if number == 1 else "rows that begin like a held-out one are"
+    return [f"{name}: {number:,} {what} not learned from"] if number else []
+
+
+def times(number: float) -> str:
+    """How often a row is read, to two digits that say something however rarely that is."""
+    return f"{number:.2f}" if number >= 0.1 or not number else f"{number:.2g}"
+
+
 def faults(metadata: Mapping[str, Any], split: str) -> dict[str, int]:
     """Faults of a split by kind; none of a validation split that is read from the files of the other, where they are counted already."""
     again = split != "train" and not metadata["sources"]["validation_files"]

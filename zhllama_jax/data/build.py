@@ -18,7 +18,7 @@ from zhllama_jax import files, lines, templates
 from zhllama_jax.data import config, documents, holdout, instructions, pack, store
 from zhllama_jax.tokenizer import processor
 
-RECIPES = {"text": 4, "sft": 6}
+RECIPES = {"text": 5, "sft": 7}
 """Counts, for each kind of data, the changes of this code that make other rows of the same inputs."""
 
 CHUNK_CHARACTERS = 1 << 20
@@ -77,8 +77,9 @@ def text(
     """
     inputs = documents.expand(data.files)
     validation = documents.expand(data.validation_files) if data.validation_files else []
-    metadata = _metadata("text", data, tokenizer, inputs, validation, others)
-    apart = _validation_files(others)
+    holding = config.holding_more(data, others)
+    metadata = _metadata("text", data, tokenizer, inputs, validation, holding)
+    apart = [path for other in holding for path in telling(other)]
     if (ready := _ready(output, metadata["key"], overwrite, [*inputs, *validation, *apart])) is not None:
         return ready
     splits: dict[str, Iterable[pack.Row]] = {
@@ -114,8 +115,9 @@ def sft(
     templates.named(data.template)
     inputs = documents.expand(data.files, suffixes=instructions.SUFFIXES)
     validation = documents.expand(data.validation_files, suffixes=instructions.SUFFIXES) if data.validation_files else []
-    metadata = _metadata("sft", data, tokenizer, inputs, validation, others)
-    apart = _validation_files(others)
+    holding = config.holding_more(data, others)
+    metadata = _metadata("sft", data, tokenizer, inputs, validation, holding)
+    apart = [path for other in holding for path in telling(other)]
     if (ready := _ready(output, metadata["key"], overwrite, [*inputs, *validation, *apart])) is not None:
         return ready
     splits: dict[str, Iterable[pack.Row]] = {
@@ -132,16 +134,21 @@ def key(
     digests: Sequence[Sequence[str]],
     others: Others = (),
 ) -> str:
-    """The name of a build: a digest over the recipe, the choices, the tokenizer and the contents (not the names) of the inputs."""
+    """The name of a build: a digest over the recipe, the choices, the tokenizer and the contents (not the names) of the inputs.
+
+    Of `others` those are given that may hold out what these data would train on.
+    """
     choices = {name: value for name, value in dataclasses.asdict(data).items() if name not in ("files", "validation_files")}
-    choices["others"] = [_rule(other) for other in others if other.held_out or other.validation_files]
+    choices["others"] = [rule(other) for other in others]
     described = json.dumps([RECIPES[kind], store.FORMAT, kind, choices, tokenizer.sha256, digests], sort_keys=True)
     return hashlib.sha256(described.encode("utf-8")).hexdigest()
 
 
-def _rule(other: config.TextData | config.SftData) -> list[Any]:
-    """What beside the contents of its files decides what other data hold out."""
-    return [other.held_out, other.salt, *([dataclasses.astuple(other.columns)] if isinstance(other, config.SftData) else [])]
+def rule(other: config.TextData | config.SftData) -> list[Any]:
+    """What beside the contents of its files decides what other data hold out: the rule, and how these files are read."""
+    if isinstance(other, config.SftData):
+        return [other.held_out, other.salt, dataclasses.astuple(other.columns), other.on_error, other.template]
+    return [other.held_out, other.salt, other.documents, other.field, other.packing, other.on_error]
 
 
 class Spelled(NamedTuple):
@@ -187,11 +194,12 @@ def _metadata(
     validation: Sequence[Path],
     others: Others,
 ) -> dict[str, Any]:
-    apart = _validation_files(others)
-    sources = {
-        name: [{"name": path.name, "bytes": path.stat().st_size, "sha256": files.sha256(path)} for path in paths]
-        for name, paths in (("files", inputs), ("validation_files", validation), ("held_out_by_others", apart))
-    }
+    sources = {name: list(map(_described, paths)) for name, paths in (("files", inputs), ("validation_files", validation))}
+    sources["held_out_by_others"] = [
+        {**_described(path), "held_out": other.held_out, "salt": other.salt if other.held_out else ""}
+        for other in others
+        for path in telling(other)
+    ]
     digests = [[str(source["sha256"]) for source in part] for part in sources.values()]
     return {
         "kind": kind,
@@ -201,15 +209,18 @@ def _metadata(
         "length": data.length,
         "options": {name: value for name, value in dataclasses.asdict(data).items() if name not in ("files", "validation_files")},
         "sources": sources,
-        "held_out": [[each.held_out, each.salt] for each in (data, *others) if each.held_out],
         "splits": {},
     }
 
 
-def _validation_files(others: Others) -> list[Path]:
-    """The files that others hold out as they are."""
-    suffixes = instructions.SUFFIXES if any(isinstance(other, config.SftData) for other in others) else lines.SUFFIXES
-    return documents.expand([path for other in others for path in other.validation_files], suffixes=suffixes)
+def _described(path: Path) -> dict[str, Any]:
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": files.sha256(path)}
+
+
+def telling(other: config.TextData | config.SftData) -> list[Path]:
+    """The files that tell what data hold out: those for validation, or those of which the hash chooses."""
+    suffixes = instructions.SUFFIXES if isinstance(other, config.SftData) else lines.SUFFIXES
+    return documents.expand(other.validation_files or other.files, suffixes=suffixes)
 
 
 def _split_files(data: config.TextData | config.SftData, inputs: list[Path], validation: list[Path]) -> list[tuple[str, list[Path]]]:

@@ -2,9 +2,9 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from zhllama_jax import templates
 
@@ -75,6 +75,12 @@ def weighted(shares: Sequence[Share]) -> bool:
     if 0 < given < len(shares):
         raise ValueError(f"{given} of {len(shares)} sources have a share.weight: give one to each, or to none (then rows decide)")
     return given > 0
+
+
+def epoch(shares: Sequence[Share]) -> str:
+    """What one epoch of a mixture without weights reads, in words."""
+    cut = any(share.max_epochs is not None and share.max_epochs < 1 for share in shares)
+    return f"one epoch reads each row of each once{', but for what a share.max_epochs below 1 leaves unread' if cut else ''}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +187,23 @@ class SftData:
 
     def __post_init__(self) -> None:
         _raise(_common_problems(self.files, self.validation_files, self.held_out, self.length))
+
+
+def separators(options: Mapping[str, Any]) -> int:
+    """How many tokens beside its own a document takes, by the choices of a `TextData`: reference packing knows BOS alone."""
+    return 1 if options["packing"] == "reference" else options["bos"] + options["eos"]
+
+
+Kind = TypeVar("Kind", TextData, SftData)
+
+
+def holding_more(data: Kind, others: Sequence[Kind]) -> list[Kind]:
+    """Those of `others` that may hold out what `data` would train on.
+
+    Of a share under the same salt that is no larger than that of `data`, the hash holds all out here too, wherever it stands.
+    """
+    implied = [other.salt == data.salt and other.held_out <= data.held_out for other in others]
+    return [other for other, less in zip(others, implied, strict=True) if other.validation_files or (other.held_out and not less)]
 
 
 def title(files: Sequence[str]) -> str:

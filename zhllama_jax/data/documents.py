@@ -100,7 +100,7 @@ def read(
     *,
     field: str = "text",
     documents: config.Documents = "blank_line",
-    on_error: config.OnError = "strict",
+    on_error: config.OnError | None = None,
     blanks: bool = False,
     tally: Tally | None = None,
 ) -> Iterator[Document]:
@@ -110,7 +110,7 @@ def read(
       paths: files, directories or glob patterns (see `expand`).
       field: the key of the text in a `.jsonl` row; every row is a document.
       documents: what a document of a `.txt` file is: lines up to a blank one, each line, or the file.
-      on_error: stop at what cannot be repaired ("strict") or count it and go on ("skip").
+      on_error: stop at what cannot be repaired ("strict") or count it and go on ("skip"); None, where users have no choice, stops too.
       blanks: with `documents="line"`, give blank lines as empty documents; documents of white space are else passed over.
       tally: counts faults and documents.
 
@@ -186,12 +186,12 @@ def _digest(document: Document) -> bytes:
 class _Reader:
     """One file; `fault` says what becomes of what cannot be repaired."""
 
-    def __init__(self, source: str, on_error: config.OnError, tally: Tally) -> None:
-        self._source, self._strict, self._tally = source, on_error == "strict", tally
+    def __init__(self, source: str, on_error: config.OnError | None, tally: Tally) -> None:
+        self._source, self._on_error, self._tally = source, on_error, tally
 
     def fault(self, kind: str, line: int, reason: str) -> None:
-        if self._strict:
-            raise ValueError(f"{self._source}:{line}: {reason} {SKIP}")
+        if self._on_error != "skip":
+            raise ValueError(f"{self._source}:{line}: {reason}{f' {SKIP}' if self._on_error else ''}")
         self._tally.note(kind, self._source, line)
 
     def lines(self) -> Iterator[tuple[int, str]]:

@@ -2,7 +2,7 @@
 
 A document is held out by the hash of its text or because it stands in `validation_files`. Where several corpora are used together, a
 document that one of them holds out is learned from none: neither by way of another corpus that holds a smaller share out, or none,
-nor because it stands in the files of one and the validation files of another.
+nor because it stands in the files of one and the validation files of another. What no corpus holds out is left out of none.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,17 +24,11 @@ def learned(
       FileNotFoundError, ValueError: see `documents.read`.
     """
     tally = documents.Tally() if tally is None else tally
-    together = list(dict.fromkeys([data, *others]))
-    apart = (document for each in together if each.validation_files for document in _read(each, each.validation_files))
-    rules = {(each.held_out, each.salt) for each in others if each.held_out}
-    found = documents.unique(_read(data, data.files, tally), tally, against=apart, repeats=not _deduplicates(data))
-    for document in found:
-        if data.held_out and documents.is_held_out(document.text, data.held_out, data.salt):
-            continue
-        if any(documents.is_held_out(document.text, share, salt) for share, salt in rules):
-            tally.faults["dropped_held_out"] += 1
-            continue
-        yield document
+    holding = dict.fromkeys([*([data] if data.validation_files else []), *config.holding_more(data, others)])
+    apart = (document for each in holding for document in _apart(each) if not _by_hash(document, data))
+    for document in documents.unique(_read(data, data.files, tally), tally, against=apart, repeats=not _deduplicates(data)):
+        if not _by_hash(document, data):
+            yield document
 
 
 def held_out(data: config.TextData, *, tally: documents.Tally | None = None) -> Iterator[documents.Document]:
@@ -46,8 +40,19 @@ def held_out(data: config.TextData, *, tally: documents.Tally | None = None) -> 
     tally = documents.Tally() if tally is None else tally
     found = _read(data, data.validation_files or data.files, tally)
     for document in documents.unique(found, tally) if _deduplicates(data) else found:
-        if data.validation_files or documents.is_held_out(document.text, data.held_out, data.salt):
+        if data.validation_files or _by_hash(document, data):
             yield document
+
+
+def _apart(data: config.TextData) -> Iterator[documents.Document]:
+    """What `held_out` gives, repeats and all: for sets, and in the memory of one document."""
+    for document in _read(data, data.validation_files or data.files):
+        if data.validation_files or _by_hash(document, data):
+            yield document
+
+
+def _by_hash(document: documents.Document, data: config.TextData) -> bool:
+    return data.held_out > 0 and documents.is_held_out(document.text, data.held_out, data.salt)
 
 
 def _deduplicates(data: config.TextData) -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from zhllama_jax import files, lines, templates
+from zhllama_jax import lines, templates
 from zhllama_jax.data import chat, clean, config, documents, pack
 from zhllama_jax.tokenizer import processor
 
@@ -29,8 +29,10 @@ Form = Literal["alpaca", "sharegpt", "messages"]
 Use = Literal["train", "held_out", "dropped_held_out"]
 
 SUFFIXES = (".json", ".jsonl")
-MAX_JSON_BYTES = 4 << 30
 MAX_PROBLEMS = 5
+
+TEXTS = 'texts without questions are read from .jsonl files with one {"text": …} a line, and from .txt files'
+"""Where lists of texts belong."""
 
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 _OF_TOOLS = ("tool", "function", "tool_call", "tool_calls", "tool_response", "function_call", "observation")
@@ -120,18 +122,15 @@ def uses(data: config.SftData, others: Sequence[config.SftData] = ()) -> Callabl
     Dropped is what begins like a row of the validation files, or like one that `others`, instructions used together with these, hold out.
 
     Raises:
-      FileNotFoundError, ValueError: see `read`, of the validation files.
+      FileNotFoundError, ValueError: see `read`, of the validation files and of the others' files.
     """
-    together = list(dict.fromkeys([data, *others]))
-    apart = (found for each in together if each.validation_files for found in read(each, each.validation_files))
-    asked = {_digest(found.example) for found in apart}
-    rules = [other for other in together if other.held_out and other != data]
+    holding = dict.fromkeys([*([data] if data.validation_files else []), *config.holding_more(data, others)])
+    apart = {_digest(found.example) for each in holding for found in held_out(each)}
 
     def use(example: chat.SftExample) -> Use:
         if data.held_out and is_held_out(example, data):
             return "held_out"
-        elsewhere = any(is_held_out(example, other) for other in rules) or (asked and _digest(example) in asked)
-        return "dropped_held_out" if elsewhere else "train"
+        return "dropped_held_out" if apart and _digest(example) in apart else "train"
 
     return use
 
@@ -202,7 +201,8 @@ def parse(row: Any, columns: config.Columns) -> tuple[chat.SftExample, Form]:
       Fault: it holds none.
     """
     if not isinstance(row, dict):
-        raise Fault("malformed", "expected an object with instruction, input and output, or with conversations or messages")
+        text = f"; {TEXTS}" if isinstance(row, str) else ""
+        raise Fault("malformed", f"expected an object with instruction, input and output, or with conversations or messages{text}")
     if row.get("tools") not in (None, "", "[]", []):
         raise Fault("tool_call", "the row offers tools: calls of tools are not learnt")
     system = row.get(columns.system)
@@ -214,7 +214,8 @@ def parse(row: Any, columns: config.Columns) -> tuple[chat.SftExample, Form]:
     missing = [name for name in (columns.prompt, columns.response) if name not in row]
     if missing:
         there = ", ".join(map(repr, row)) or "no keys"
-        raise Fault("malformed", f"no {' and no '.join(missing)} (the row has {there}): let `columns` say which key holds what")
+        remedy = TEXTS if list(row) == ["text"] else "let `columns` say which key holds what"
+        raise Fault("malformed", f"no {' and no '.join(missing)} (the row has {there}): {remedy}")
     strange = [name for name in (columns.prompt, columns.response) if not isinstance(row[name], str)]
     strange += [columns.query] if not isinstance(row.get(columns.query), str | None) else []
     if strange:
@@ -231,7 +232,7 @@ class _Rows:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._listed = lines.suffix(path) == ".json" and not _begins_with_object(path)
+        self._listed = lines.is_list(path)
 
     def place(self, numbers: Sequence[int]) -> str:
         """Where rows stand."""
@@ -243,17 +244,7 @@ class _Rows:
         if not self._listed:
             yield from documents.objects(self._path, on_error=on_error, tally=tally)
             return
-        value = files.parse_json(lines.content(self._path, max_bytes=MAX_JSON_BYTES), path=self._path, what="a list of instruction rows")
-        if not isinstance(value, list):
-            raise ValueError(f"{self._path}: expected a list of rows, or one object a line")
-        yield from enumerate(value)
-
-
-def _begins_with_object(path: Path) -> bool:
-    """Whether the first sign in a file that is no white space opens an object: then each line holds one."""
-    with lines.opened(path) as stream:
-        start = stream.read(1 << 16)
-    return start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+        yield from enumerate(lines.listed(self._path))
 
 
 def _conversation(row: dict[str, Any], columns: config.Columns) -> str | None:

@@ -2,9 +2,9 @@
 
 Sources share the run in fixed proportions, evenly spread (no draw of lots: every stretch of the
 run holds them in proportion, to within a row or so): by their weights, or, where they have none, by
-their rows, exactly, so that one pass over all of them reads each row once. A source may be limited to a number of
-epochs; when it is spent the others go on in their proportions, and when all are, the run has no
-more rows. No position is kept anywhere: a run that starts in the middle asks for the middle.
+their rows, exactly, so that one pass over all of them reads each row once. A source may be limited
+to a number of epochs; when it is spent the others go on in their proportions, and when all are, the
+run has no more rows. No position is kept anywhere: a run that starts in the middle asks for the middle.
 """
 
 import bisect

@@ -1,9 +1,10 @@
 """What a model will read and learn, token by token: a look at the first rows of a source before anything is built.
 
-The rows are those of `build`, made by the same functions. Files are read no further than the wanted examples and counts need (those of
-validation wholly, where what begins like one of them is not trained on).
+The rows are those of `build`, made by the same functions. Files are read no further than the wanted examples and counts need (those that
+tell what is held out elsewhere wholly).
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -105,8 +106,8 @@ def sft(
                 learnt = instructions.learnt(tokenizer, row, example)
                 targets = sum(example.loss_mask)
                 if start <= counts["examples"] < start + examples:
-                    turns = f"{learnt.turns} of {len(row.turns)} turns"
-                    turns = turns if learnt.turns_cut else f"{learnt.turns} turn{'s' * (learnt.turns > 1)}"
+                    of_all = f" of {len(row.turns)}" if learnt.turns_cut else ""
+                    turns = f"{learnt.turns}{of_all} turn{'s' * (len(row.turns) > 1)}"
                     about = f"{found.form}, {turns}: {len(example.tokens):,} tokens, {targets:,} learnt"
                     samples.append(Sample(f"{found.source}:{found.line}", about, _tokens(tokenizer, *example, [1] * len(example.tokens))))
                 counts.update(examples=1, tokens=len(example.tokens), learnt=targets, **learnt._asdict())
@@ -148,11 +149,12 @@ def text(
     samples: list[Sample] = []
     begun: list[documents.Document] = []
     texts = holdout.learned(data, others=others, tally=tally)
+    separators = config.separators(dataclasses.asdict(data))
 
     def tokenised() -> Iterator[tuple[str, list[int]]]:
         for document in texts:
             ids = tokenizer.encode(document.text)
-            counts.update(documents=1, characters=len(document.text), tokens=len(ids))
+            counts.update(documents=1, characters=len(document.text), tokens=len(ids) + separators)
             # Documents without ids are passed over by `pack.pack`; the others are numbered as its segments are.
             if ids:
                 begun.append(document)

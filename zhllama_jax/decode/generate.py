@@ -19,6 +19,7 @@ from zhllama_jax.model import llama
 
 MIN_BUCKET = 16
 STOP_IDS_BUCKET = 8
+MAX_PROBLEMS = 5
 
 
 class Answer(NamedTuple):
@@ -58,7 +59,7 @@ def bucket(size: int, least: int = MIN_BUCKET) -> int:
 
 
 def check(config: model_config.LlamaConfig, prompts: Sequence[Sequence[int]], generation: config_lib.Generation) -> None:
-    """Refuses prompts that the model cannot continue; all problems in one message.
+    """Refuses prompts that the model cannot continue; the first `MAX_PROBLEMS` problems in one message, and how many more there are.
 
     Raises:
       ValueError: a prompt is empty, holds an id outside the vocabulary, or leaves no room for a new token in the context.
@@ -77,7 +78,8 @@ def check(config: model_config.LlamaConfig, prompts: Sequence[Sequence[int]], ge
     if outside:
         problems.append(f"stop id {outside[0]} lies outside the model's vocabulary of {config.vocab_size}")
     if problems:
-        raise ValueError("; ".join(problems))
+        more = f"; and {len(problems) - MAX_PROBLEMS:,} more" if len(problems) > MAX_PROBLEMS else ""
+        raise ValueError(f"{'; '.join(problems[:MAX_PROBLEMS])}{more}")
 
 
 def context_of(config: model_config.LlamaConfig, generation: config_lib.Generation) -> int:

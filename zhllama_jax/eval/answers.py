@@ -50,20 +50,20 @@ class Grades(NamedTuple):
 
 
 def read(path: str | Path) -> list[Question]:
-    """Reads questions from JSONL rows with `instruction`, `output` and, optionally, `input` and `task`.
+    """Reads questions from rows, one a line or in a `.json` list, with `instruction`, `output` and, optionally, `input` and `task`.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a row is no object, lacks a key, or a value is no text; the line is named. Or there is no row.
+      ValueError: a row is no object, lacks a key, or a value is no text; the place is named. Or there is no row.
     """
     questions = []
-    for number, row in lines.objects(path):
+    for place, row in lines.values(path):
+        if not isinstance(row, dict):
+            raise ValueError(f"{place}: a question must be an object with instruction and output")
         values = {"input": "", "task": "all", **{key: row[key] for key in Question._fields if key in row}}
         missing = [key for key in Question._fields if not isinstance(values.get(key), str)]
         if missing:
-            raise ValueError(
-                f"{path}:{number}: a question needs the text fields instruction and output; missing or no text: {', '.join(missing)}"
-            )
+            raise ValueError(f"{place}: a question needs the text fields instruction and output; missing or no text: {', '.join(missing)}")
         questions.append(Question(**values))
     if not questions:
         raise ValueError(f"{path} holds no question")

@@ -228,7 +228,8 @@ def plots(report: Figures, directory: Path) -> list[Path]:
     if curves:
         figure, grid = pyplot.subplots(1, len(curves), figsize=(3.2 * len(curves), 3), squeeze=False)
         for axes, stage in zip(grid[0], curves, strict=True):
-            axes.plot(*zip(*stage["losses"], strict=True), linewidth=0.8, label="training")
+            alone = "." if len(stage["losses"]) == 1 else None  # a single point makes no line
+            axes.plot(*zip(*stage["losses"], strict=True), linewidth=0.8, marker=alone, label="training")
             if stage.get("validation"):
                 axes.plot(*zip(*stage["validation"], strict=True), marker=".", label="held out")
             axes.set_title(stage["name"])

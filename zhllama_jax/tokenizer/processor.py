@@ -65,7 +65,7 @@ class Tokenizer:
           FileNotFoundError: nothing there.
           ValueError: another kind of tokenizer, or a damaged one.
         """
-        return cls(proto.read(path), where=str(path))
+        return cls(proto.read(path), where=str(proto.file(path)))
 
     @classmethod
     def from_bytes(cls, serialized: bytes) -> "Tokenizer":

@@ -12,6 +12,8 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2 as pb
 
+from zhllama_jax import files
+
 Model = Any
 """The message, a `ModelProto`; protobuf's classes carry no types."""
 Piece: Any = pb.ModelProto.SentencePiece
@@ -43,7 +45,7 @@ def read(path: str | Path) -> bytes:
 
     Raises:
       FileNotFoundError: nothing there.
-      ValueError: the directory holds another kind of tokenizer, or the file is too large.
+      ValueError: the directory holds another kind of tokenizer, or the file is too large, or a pointer (see `files.refuse_pointer`).
     """
     directory, path = Path(path), file(path)
     if path != directory and not path.is_file():
@@ -61,6 +63,7 @@ def read(path: str | Path) -> bytes:
         raise FileNotFoundError(f"{path} not found: expected a SentencePiece model")
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than the {MAX_BYTES:,} of any SentencePiece model accepted here")
+    files.refuse_pointer(path)
     return path.read_bytes()
 
 
@@ -85,7 +88,7 @@ def parse(serialized: bytes, *, where: str = "the tokenizer", specials: bool = T
     try:
         model.ParseFromString(serialized)
     except Exception as error:  # protobuf's DecodeError has no stable home
-        raise ValueError(f"{where} is not a SentencePiece model: {error}") from None
+        raise ValueError(f"{where} is not a SentencePiece model, or was cut short or damaged on its way here: {error}") from None
     faults = check(model, specials=specials)
     if faults:
         raise ValueError(f"{where} is not a usable SentencePiece model: {'; '.join(faults)}")

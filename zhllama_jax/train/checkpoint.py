@@ -23,7 +23,7 @@ import jax
 import orbax.checkpoint as ocp
 
 import zhllama_jax
-from zhllama_jax import files, tree
+from zhllama_jax import beside, files, tree
 from zhllama_jax.train import state as state_lib
 
 FORMAT = 1
@@ -176,8 +176,8 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             folder = self._steps / str(step)
-            files.sync_tree(folder)
-            files.sync_directory(self._steps)
+            beside.sync_tree(folder)
+            beside.sync_directory(self._steps)
             listed = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
             manifest["files"] = {name: [path.stat().st_size, files.sha256(path)] for name, path in listed.items()}
             manifest["versions"] = {"zhllama_jax": zhllama_jax.__version__, "jax": jax.__version__, "orbax": ocp.__version__}
@@ -191,7 +191,7 @@ class Checkpoints:
     def _remove(self, step: int) -> None:
         """Takes a step back: first the manifest, then the arrays."""
         (self._commits / f"{step}.json").unlink(missing_ok=True)
-        files.sync_directory(self._commits)
+        beside.sync_directory(self._commits)
         if step in self._manager.all_steps():
             self._manager.delete(step)
 

@@ -135,6 +135,18 @@ class Data:
         refuse("data", [] if self.sources else ["sources is empty: name at least one"])
         data_config.weighted([source.share for source in self.sources])
 
+    def check_length(self, length: int, *, context: int) -> None:
+        """Refuses rows of `length` tokens for a model whose context is shorter."""
+        if length <= context:
+            return
+        keys = ["store" if source.store else "text.length" if source.text else "sft.length" for source in self.sources]
+        named = ", ".join(f"{source.name} ({key})" for source, key in zip(self.sources, keys, strict=True))
+        anew = ", and build stores anew with that" if "store" in keys else ""
+        raise ValueError(
+            f"data.sources: the rows of {named} have {length:,} tokens, more than the model's context of {context:,} "
+            f"(max_position_embeddings): set length to at most {context:,}{anew}"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Validation:

@@ -174,7 +174,10 @@ def _caps(share: data_config.Share) -> str:
 def _names(data: config_lib.Data) -> list[str]:
     names: list[str] = []
     for number, source in enumerate(data.sources):
-        names.append(f"{source.name}_{number}" if source.name in (*log.KEYS, *names) else source.name)
+        name = source.name
+        while name in (*log.KEYS, *names):
+            name = f"{name}_{number}"
+        names.append(name)
     return names
 
 
@@ -218,22 +221,35 @@ def _open_source(
 def _unchecked(names: Sequence[str], stores: Sequence[store.Store]) -> Iterator[str]:
     """A word on every source that was built without regard to what a store beside it, or beside which it is a store, holds out."""
     for name, opened in zip(names, stores, strict=True):
-        alike = [other for other in stores if other.metadata.get("kind") == opened.metadata.get("kind")]
-        if _held_out(*alike) - _held_out(opened):
+        if any(_disregards(opened.metadata, other.metadata) for other in stores):
             yield (
                 f"data: {name}: note: what another source holds out may stand in its rows, which were built without regard to it; "
                 "where no store but files are named for all sources, it is left out"
             )
 
 
-def _held_out(*stores: store.Store) -> set[tuple[Any, ...]]:
-    """Rules and digests of what stores hold out, or left out as others hold it out."""
-    found: set[tuple[Any, ...]] = set()
-    for metadata in (each.metadata for each in stores):
-        found |= {tuple(rule) for rule in metadata.get("held_out", ())}
-        parts = metadata.get("sources", {})
-        found |= {(file["sha256"],) for name in ("validation_files", "held_out_by_others") for file in parts.get(name, ())}
-    return found
+def _disregards(built: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether data of the same kind were built without regard to what others hold out, by the metadata of both stores."""
+    if built.get("kind") != other.get("kind"):
+        return False
+    (share, salt), apart = _rule(built), built.get("sources", {}).get("held_out_by_others", ())
+    regarded = _held_out(built) | {(file["sha256"], file["held_out"], file["salt"]) for file in apart}
+    # The hash holds a smaller share out too, wherever it stands (see `data.config.holding_more`).
+    return any(not (wanted[2] == salt and 0 < wanted[1] <= share) for wanted in _held_out(other) - regarded)
+
+
+def _held_out(metadata: dict[str, Any]) -> set[tuple[str, float, str]]:
+    """What a store holds out: digest, share and salt of every file of which the hash chooses; those of validation, without salt, for 0."""
+    (share, salt), sources = _rule(metadata), metadata.get("sources", {})
+    name = "files" if share else "validation_files"
+    return {(file["sha256"], share, salt) for file in sources.get(name, ())}
+
+
+def _rule(metadata: dict[str, Any]) -> tuple[float, str]:
+    """Share and salt by which a store holds out."""
+    options = metadata.get("options", {})
+    share = float(options.get("held_out", 0.0))
+    return share, options.get("salt", "") if share else ""
 
 
 def portions(data: Opened, source: batches.Batches, *, steps: int) -> list[str]:
@@ -243,7 +259,8 @@ def portions(data: Opened, source: batches.Batches, *, steps: int) -> list[str]:
         return []
     total = max(sum(counts), 1)
     return [
-        f"data: {name}: {100 * read / total:.1f} % of what the run reads: {read:,} rows, each of its {taken:,} {read / taken:.2f} times"
+        f"data: {name}: {100 * read / total:.1f} % of what the run reads: {read:,} rows, "
+        f"each of its {taken:,} {account.times(read / taken)} times"
         for name, read, taken in zip(data.names, counts, data.taken, strict=True)
     ]
 

@@ -25,6 +25,10 @@ WIDE = 120
 """Columns of a terminal that has room for a bar beside the figures."""
 
 
+REDRAW = 1.0
+"""Seconds from one picture of the progress line to the next, at least: where a terminal is recorded every one of them is kept."""
+
+
 class Pace(NamedTuple):
     """How fast a stretch of steps went.
 
@@ -51,6 +55,7 @@ class Journal:
         self._lines: Any = None
         self._trackers: list[trackers.Tracker] = []
         self._bar: Any = None
+        self._drawn = 0.0
         self._tensorboard, self._wandb, self._settings = tensorboard, wandb, settings
 
     def say(self, text: str) -> None:
@@ -104,7 +109,11 @@ class Journal:
         if figures.get("skipped"):
             text += f"  left out {figures['skipped']:.0f}"
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step, description=f"{step:,}/{self._total:,}  {left} left  {text}")
+            now = time.monotonic()
+            draws = now - self._drawn >= REDRAW
+            self._drawn = now if draws else self._drawn
+            description = f"{step:,}/{self._total:,}  {left} left  {text}"
+            self._bar.update(self._bar.task_ids[0], completed=step, description=description, refresh=draws)
         else:
             self.say(f"step {step:>6,}/{self._total:,}  {text}  {left} left")
 
@@ -235,7 +244,7 @@ def _bar(total: int, step: int) -> Any:
     screen = console.Console(stderr=True)
     text = progress.TextColumn("{task.description}", markup=False, table_column=table.Column(no_wrap=True, overflow="ellipsis"))
     columns = (text,) if screen.width < WIDE else (progress.BarColumn(bar_width=20), text)
-    bar = progress.Progress(*columns, console=screen)
+    bar = progress.Progress(*columns, console=screen, auto_refresh=False)
     bar.add_task(f"{step:,}/{total:,}  compiling", total=total, completed=step)
     bar.start()
     return bar

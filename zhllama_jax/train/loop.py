@@ -120,8 +120,7 @@ def run(experiment: config_lib.Experiment) -> dict[str, Any]:
             journal.say(f"{output} is finished" if result else f"goes on after step {int(state.step):,} of {sizes.steps:,}")
             if result is not None:
                 return result
-        elif jax.process_index() == 0:
-            (output / takeover.RESULT).unlink(missing_ok=True)  # of a former run, whose checkpoints are gone
+        takeover.make_way(experiment, anew=restored is None)
 
         chunk = experiment.loss_chunk * mesh_lib.batch_shards(mesh)
         files.atomic_write(output / CONFIG, experiment.to_yaml())
@@ -185,11 +184,13 @@ def _train(scene: Scene, state: state_lib.State, best: Best) -> tuple[state_lib.
                     meter.settle()
                     if must_save or not meter.streak:
                         _save(scene, step, state, best, doubtful=meter.streak > 0)
-            if stopping and step < steps:
-                scene.saved.wait()
-                scene.journal.say(f"{signals.received} received: saved after step {step:,}; the same command goes on from there")
-                raise guard.Interrupted
+            if stopping:
+                break
         meter.flush()
+    if signals.received is not None:  # also where it came after the last step, while that was validated or saved
+        scene.saved.wait()
+        scene.journal.say(f"{signals.received} received: saved after step {int(state.step):,}; the same command goes on from there")
+        raise guard.Interrupted
     return state, best
 
 
@@ -223,8 +224,7 @@ def _cut(experiment: config_lib.Experiment, mesh: Mesh, *, context: int) -> tupl
       ValueError: sizes that do not divide, rows longer than the model's context, or `keep: best` without held-out rows.
     """
     length, holds_out = feed.promised(experiment.data)
-    if length > context:
-        raise ValueError(f"the data's rows have {length} tokens, more than the model's context of {context}: build them shorter")
+    experiment.data.check_length(length, context=context)
     if experiment.validation.keep == "best" and not holds_out:
         raise ValueError("validation.keep: best needs held-out rows: give a source held_out or validation_files")
     batch = experiment.batch_rows(length)

@@ -80,7 +80,7 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
       FileNotFoundError: a directory is missing.
       ValueError: adapters that do not belong together or to the model, or a take-over that their contents do not allow.
     """
-    check_output(experiment)
+    check_output(experiment, early=True)
     if isinstance(experiment.model, config_lib.NewModel):
         return _random(experiment, experiment.model)
     stage, directory = experiment.choice, Path(experiment.model)
@@ -121,17 +121,32 @@ def begin(experiment: config_lib.Experiment, *, say: Say) -> Start:
     )
 
 
-def check_output(experiment: config_lib.Experiment) -> None:
+def check_output(experiment: config_lib.Experiment, *, early: bool = False) -> None:
     """Refuses a run whose results would take the place of what it reads, or of what no run wrote; `begin` asks too.
+
+    Where a result stands there already an `early` question is put off: of a finished run nothing is written, whatever lies beside it.
 
     Raises:
       ValueError, OSError: see `files.free_directory`.
     """
+    if early and (Path(experiment.output) / RESULT).is_file():
+        return
     model = experiment.model
     stores = [source.store for source in experiment.data.sources if source.store is not None]
     inputs = [model if isinstance(model, str) else model.tokenizer, *experiment.adapters, *stores]
     for name, ours in {ADAPTER: manifest.adapter_files, MODEL: manifest.model_files}.items():
         files.free_directory(Path(experiment.output) / name, ours=ours, overwrite=True, inputs=inputs)
+
+
+def make_way(experiment: config_lib.Experiment, *, anew: bool) -> None:
+    """Asks what `check_output` may have put off, and, of a run that begins anew, removes the result of one whose checkpoints are gone.
+
+    Raises:
+      ValueError, OSError: see `check_output`.
+    """
+    check_output(experiment)
+    if anew and jax.process_index() == 0:
+        (Path(experiment.output) / RESULT).unlink(missing_ok=True)
 
 
 def trimmed(start: Start) -> Start:

@@ -18,7 +18,7 @@ WANDB = "wandb.json"
 FINISH_SECONDS = 60.0
 """How long the end of a run waits for the last figures to be uploaded."""
 
-INSTALL = 'wandb is not installed: pip install "zhllama-jax[wandb]"'
+INSTALL = "wandb is not installed: pip install wandb (the extra `wandb`)"
 
 
 class Tracker(Protocol):

@@ -12,7 +12,7 @@ MOST_PROFILED = 100
 
 @dataclasses.dataclass(frozen=True)
 class Wandb:
-    """A run at Weights & Biases (`pip install "zhllama-jax[wandb]"`); a training that is started again goes on with the same one.
+    """A run at Weights & Biases (`pip install wandb`); a training that is started again goes on with the same one.
 
     Attributes:
       project: the project that the run belongs to.
