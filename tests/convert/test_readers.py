@@ -27,6 +27,7 @@ def test_who_looks_sees_a_tensor_first_and_may_refuse_it(reader: safetensors_io.
 
     with readers.Watched(reader, look) as watched:
         watched.read("a")
+        watched.read("a")
         with pytest.raises(ValueError, match="not this one"):
             watched.read("b")
         assert watched.described == {"a": {"sum": 0.0}}

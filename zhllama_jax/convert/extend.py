@@ -72,8 +72,9 @@ def run(
         made = view.cut(view.stored(opened), old.vocab_size)
         made = view.grown(made, pieces=pieces, init=init, pad_token_id=tokenizer.pad_id, key=jax.random.key(seed))
         assert made.config.vocab_size == tokenizer.vocab_size, "one row for each piece"
+        dtype = opened.dtypes[0] if len(opened.dtypes) == 1 else "float32"
         if len(opened.dtypes) > 1:
-            made = view.cast(made, llama_hf.parse_dtype("float32"))
+            made = view.cast(made, llama_hf.parse_dtype(dtype))
         step: dict[str, Any] = {
             "step": "resize",
             "init": init,
@@ -90,7 +91,6 @@ def run(
             return certificate.certify(folder, certificate.Proof(made, (), made.config, dtype, [dtype], logits=False))
 
         carried = carry.find(model, opened.prompt, num_pieces=tokenizer.vocab_size)
-        dtype = opened.dtypes[0] if len(opened.dtypes) == 1 else "float32"
         llama_hf.write(
             output,
             made.tensors(),

@@ -79,13 +79,13 @@ class Watched:
         return self._reader.file(name)
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor's numbers.
+        """One tensor's numbers; who looks sees them the first time only.
 
         Raises:
           ValueError: the reader or the one who looks refuses them.
         """
         array = self._reader.read(name)
-        if self._look is not None and (said := self._look(self.file(name), name, array)) is not None:
+        if self._look is not None and name not in self.described and (said := self._look(self.file(name), name, array)) is not None:
             self.described[name] = said
         return array
 
