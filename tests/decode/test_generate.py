@@ -132,6 +132,25 @@ def test_greedy_equals_hugging_face(config: model_config.LlamaConfig, weights: d
     _check_against_hugging_face(config, weights, PROMPTS, penalty=penalty, new_tokens=16)
 
 
+@pytest.mark.parametrize("rope", [None, "linear", "llama3", "yarn"])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_a_batch_equals_hugging_faces_of_left_padded_prompts(
+    config: model_config.LlamaConfig, weights: dict[str, Any], penalty: float, rope: str | None
+) -> None:
+    """One call there too. Its penalty counts the padding as text, so that here it is the id with which every prompt begins."""
+    torch = pytest.importorskip("torch")
+    scaled, parameters = (transformers_llama.scaled(config, rope), transformers_llama.SCALINGS[rope]) if rope else (config, None)
+    got = answer(scaled, weights, PROMPTS, dataclasses.replace(GREEDY, repetition_penalty=penalty), stop_ids=None)
+    model = transformers_llama.model(scaled, jax.device_get(weights["params"]), parameters, bos_token_id=1, eos_token_id=0, pad_token_id=1)
+    width = max(map(len, PROMPTS))
+    ids = torch.tensor([[1] * (width - len(prompt)) + prompt for prompt in PROMPTS])
+    is_real = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in PROMPTS])
+    made = model.generate(ids, attention_mask=is_real, do_sample=False, repetition_penalty=penalty, max_new_tokens=16)
+    assert len({tuple(one.ids) for one in got}) == len(PROMPTS)
+    for one, theirs in zip(got, made[:, width:].tolist(), strict=True):
+        assert one.ids == (theirs[: theirs.index(0)] if 0 in theirs else theirs)
+
+
 @pytest.mark.parametrize(("name", "penalty"), [*((name, 1.3) for name in transformers_llama.SCALINGS), ("dynamic", 1.0), ("yarn", 1.0)])
 def test_greedy_equals_hugging_face_past_the_trained_length(
     config: model_config.LlamaConfig, weights: dict[str, Any], name: str, penalty: float

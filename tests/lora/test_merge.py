@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from tests.reference import peft_llama
 from tests.reference import weights as reference_weights
 from zhllama_jax import arrays, tree
 from zhllama_jax.lora import adapters, merge
@@ -54,6 +55,19 @@ def test_folded_equals_adapted() -> None:
     base, adapted = logits({"params": params}), logits({"params": params, "lora": lora})
     assert np.abs(adapted - base).max() > 0.5
     np.testing.assert_allclose(logits({"params": merge.fold(params, lora)}), adapted, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("targets", [config_lib.ATTENTION, config_lib.ATTENTION + config_lib.MLP], ids=["attention", "all"])
+def test_folded_is_what_peft_merges(targets: tuple[str, ...]) -> None:
+    pytest.importorskip("peft")
+    params, lora = reference_weights.lively(MICRO), trained(1, targets)
+    theirs = peft_llama.model(MICRO, {"params": params, "lora": lora}, r=8, lora_alpha=32, target_modules=list(targets))
+    merged = theirs.merge_and_unload().state_dict()
+    before, folded = reference_weights.hf_state(MICRO, params), reference_weights.hf_state(MICRO, merge.fold(params, lora))
+    assert folded.keys() == merged.keys()
+    for name, value in folded.items():
+        np.testing.assert_allclose(value, merged[name].numpy(), atol=1e-6, rtol=0, err_msg=name)
+        assert np.abs(value - before[name]).any() == any(target in name for target in targets), name
 
 
 def test_only_the_adapted_kernels_change_and_nothing_in_place() -> None:

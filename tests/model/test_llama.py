@@ -88,6 +88,26 @@ def test_equals_transformers(name: str) -> None:
     np.testing.assert_allclose(logits(config, params, tokens_BT), expected, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("seed", "rope"), list(enumerate([None, *transformers_llama.SCALINGS])))
+@pytest.mark.parametrize("heads", [(3, 3), (6, 2)], ids=["own", "grouped"])
+def test_shapes_by_chance_equal_transformers(heads: tuple[int, int], seed: int, rope: str | None) -> None:
+    """Every scaling, with a tied head and with its own, with new rows and without, and an odd vocabulary."""
+    torch = pytest.importorskip("torch")
+    choice = seed + heads[1]
+    config = transformers_llama.drawn(seed, heads=heads, tied=choice % 2 == 0, new=choice // 2 % 2 == 0, rope=rope)
+    params, tokens_BT = reference_weights.lively(config, seed), random_tokens(config, 2, 33)
+    if config.tie_word_embeddings:  # the first norm undoes the scale; the logits keep it
+        params["embed_tokens"] = jax.tree.map(
+            lambda rows_VD: rows_VD / np.sqrt(config.hidden_size, dtype=np.float32), params["embed_tokens"]
+        )
+    with torch.no_grad():
+        theirs = transformers_llama.model(config, params, transformers_llama.SCALINGS[rope] if rope else None)
+        expected = theirs(torch.from_numpy(tokens_BT).long()).logits.numpy()
+    ours = logits(config, params, tokens_BT)
+    assert 2 < np.abs(expected).max() < 10
+    np.testing.assert_allclose(ours, expected, atol=5e-5, rtol=0)
+
+
 @pytest.mark.parametrize("name", transformers_llama.SCALINGS)
 def test_every_rope_scaling_equals_transformers(name: str) -> None:
     """Texts below, at and beyond the original length of 24, as rows with padding; transformers reads each alone, with a fresh model."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.reference import weights as reference_weights
@@ -49,6 +50,33 @@ def scaled(config: config_lib.LlamaConfig, name: str) -> config_lib.LlamaConfig:
     longest = TRAINED * int(parameters["factor"]) if "original_max_position_embeddings" in parameters else TRAINED
     scaling = rope_config.RopeScaling(kind=parameters.pop("rope_type"), **parameters)
     return config.replace(rope_theta=THETA, rope_scaling=scaling, max_position_embeddings=longest)
+
+
+def drawn(seed: int, *, heads: tuple[int, int], new: bool = False, tied: bool = False, rope: str | None = None) -> config_lib.LlamaConfig:
+    """A small model of sizes by chance, its vocabulary odd, with new rows or without.
+
+    Args:
+      seed: of the sizes.
+      heads: of the queries, and of keys and values.
+      new: whether there is an extension.
+      tied: whether the head is the embedding.
+      rope: one of `SCALINGS`; None for plain positions.
+    """
+    rng = np.random.default_rng(seed)
+    base = int(rng.integers(60, 100))
+    config = config_lib.LlamaConfig(
+        vocab_size=2 * (base // 2) + 1 + (34 if new else 0),
+        base_vocab_size=base if new else None,
+        hidden_size=heads[0] * int(rng.integers(24 // heads[0], 40 // heads[0])),
+        intermediate_size=int(rng.integers(30, 70)),
+        num_hidden_layers=2,
+        num_attention_heads=heads[0],
+        num_key_value_heads=heads[1],
+        head_dim=2 * int(rng.integers(3, 7)),
+        rms_norm_eps=float(rng.choice([1e-6, 1e-5, 1e-3])),
+        tie_word_embeddings=tied,
+    )
+    return config if rope is None else scaled(config, rope)
 
 
 def config(ours: config_lib.LlamaConfig, rope: Mapping[str, Any] | None = None, **more: Any) -> Any:
