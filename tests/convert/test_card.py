@@ -1,5 +1,7 @@
 """The pages say what is true of the directory."""
 
+import itertools
+import re
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from zhllama_jax.convert import card, manifest
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import rope_config
-from zhllama_jax.tokenizer import processor, proto
+from zhllama_jax.tokenizer import processor, proto, ranked
 
 
 @pytest.fixture
@@ -75,6 +77,19 @@ def test_tied_scores_are_confessed(page: Callable[..., str], tokenizer: processo
         piece.piece, piece.score = chr(0x4E00 + number) * 2, 0.5
     confessed = page(tokenizer=processor.Tokenizer.from_bytes(model.SerializeToString()))
     assert "but 7 pieces share a score" in confessed and "with the ids of SentencePiece" not in confessed
+
+
+def test_the_texts_that_differ_in_transformers_are_counted(page: Callable[..., str], tokenizer: processor.Tokenizer) -> None:
+    model = proto.parse(tokenizer.serialized)
+    for name in (*"上下左", *("".join(pair) for pair in itertools.product("上下左", repeat=2))):
+        piece = model.pieces.add()
+        piece.piece, piece.score = name, 0.5
+    tangled = processor.Tokenizer.from_bytes(model.SerializeToString())
+    found = re.search(r"([\d,]+) of 2,000 random texts of up to sixteen .*, ([\d,]+) of 2,000 where", page(tokenizer=tangled))
+    assert found
+    by_rank = ranked.Ranked(tangled)
+    for said, chained in zip(found.groups(), (False, True), strict=True):
+        assert int(said.replace(",", "")) == by_rank.differing(list(by_rank.drawn(2_000, chained=chained))) > 100
 
 
 def test_what_came_along_and_rows_without_a_piece_are_told(page: Callable[..., str], config: config_lib.LlamaConfig) -> None:

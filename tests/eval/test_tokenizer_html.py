@@ -24,7 +24,7 @@ def measured(english_pieces: Path, chinese_pieces: Path, tmp_path_factory: pytes
 
 def test_every_figure_is_there(measured: dict[str, Any]) -> None:
     page = tokenizer_html.page(measured)
-    assert re.findall(r'<section id="(\w+)"', page) == ["compression", "sentence", "lines", "cost"]
+    assert re.findall(r'<section id="(\w+)"', page) == ["compression", "sentence", "lines", "transformers", "cost"]
     chinese = measured["texts"][NAME]
     shown = [
         figures.number(chinese["base"]["tokens"]),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from zhllama_jax import lines
-from zhllama_jax.tokenizer import analyse, merge, processor
+from zhllama_jax.tokenizer import analyse, merge, processor, proto, ranked
 
 TINY = analyse.Shape(hidden_size=64, intermediate_size=160, num_hidden_layers=2, key_value_size=32)
 
@@ -52,6 +52,20 @@ def test_counts_are_those_by_hand(
     assert found["context_gain"] == pytest.approx(found["base"]["tokens"] / found["merged"]["tokens"])
     assert (found["free_lines"], found["changed_lines"]) == (100, 0)
     assert report["texts"]["English"]["context_gain"] == 1.0
+
+
+def test_lines_with_other_ids_in_transformers_are_counted(base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("靐龘靐\n龘靐龘\n\n龘 靐\nabc\n" + "龘靐龘" * 1000, encoding="utf-8")
+    model = proto.parse(base_model.read_bytes())
+    for name in ("龘", "靐", "龘靐", "靐龘"):
+        model.pieces.append(proto.Piece(piece=name, score=0.0, type=proto.NORMAL))
+    tangled = processor.Tokenizer.from_bytes(model.SerializeToString())
+    monkeypatch.setattr(analyse, "COMPARED", 500)
+    found = analyse.report(processor.Tokenizer.load(base_model), tangled, [("text", [tmp_path / "a.txt"])], shape=TINY)
+    lines_ = ["靐龘靐", "龘靐龘", "龘 靐", "abc", ("龘靐龘" * 1000)[: 500 - 12]]
+    differ = ranked.Ranked(tangled).differing(lines_)
+    assert found["texts"]["text"]["ranked"] == {"lines": 5, "differ": differ} and differ in (1, 2)
+    assert f"| text | 5 | {differ} |" in analyse.markdown(found)
 
 
 def test_texts_of_several_files_add_up(report: dict[str, Any]) -> None:

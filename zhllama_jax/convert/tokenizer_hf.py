@@ -6,11 +6,10 @@ piece, best score first; the text gets one "▁" in front and "▁" for blanks; 
 JSON, written without the tokenizers library.
 
 Two limits lie in the format. Pieces with equal scores (the reference merge gives all new pieces the score 0) are merged leftmost
-first by SentencePiece and in the order of the list there. And the text of a special piece inside a text ("</s>") becomes that
-piece there, never in our own encoder.
+first by SentencePiece and in the order of the list there, which no order can make equal (see `ranked`); the page of a model tells
+how often. And the text of a special piece inside a text ("</s>") becomes that piece there, never in our own encoder.
 """
 
-import collections
 import hashlib
 import json
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 from zhllama_jax import files, templates
 from zhllama_jax.convert import manifest
 from zhllama_jax.model import config as config_lib
-from zhllama_jax.tokenizer import processor, proto
+from zhllama_jax.tokenizer import processor, proto, ranked
 
 MODEL = "tokenizer.model"
 JSON = "tokenizer.json"
@@ -186,26 +185,14 @@ def to_json(tokenizer: processor.Tokenizer) -> dict[str, Any]:
             "byte_fallback": True,
             "ignore_merges": False,
             "vocab": {piece.piece: id_ for id_, piece in enumerate(model.pieces)},
-            "merges": _merges(_normal(model, tokenizer)),
+            "merges": [" ".join(pair) for pair in ranked.merges(ranked.normal(model, tokenizer.pad_id))],
         },
     }
 
 
 def tied_pieces(tokenizer: processor.Tokenizer) -> int:
-    """How many pieces share their score: where this is not 0, transformers may order merges differently.
-
-    Single characters are not merged, and runs of blanks (LLaMA's 15 have one score) come out the same in any order.
-    """
-    pieces = _normal(proto.parse(tokenizer.serialized), tokenizer)
-    scores = collections.Counter(score for _, score, text in pieces if len(text) > 1 and text.strip(proto.SPACE))
-    return sum(count for count in scores.values() if count > 1)
-
-
-def _normal(model: Any, tokenizer: processor.Tokenizer) -> list[tuple[int, float, str]]:
-    """(id, score, text) of the pieces that text becomes, but for bytes."""
-    return [
-        (id_, piece.score, piece.piece) for id_, piece in enumerate(model.pieces) if piece.type == proto.NORMAL and id_ != tokenizer.pad_id
-    ]
+    """How many pieces share their score: where this is not 0, transformers may order merges differently (see `ranked`)."""
+    return len(ranked.tied(ranked.normal(proto.parse(tokenizer.serialized), tokenizer.pad_id)))
 
 
 def _added(model: Any, tokenizer: processor.Tokenizer) -> list[dict[str, Any]]:
@@ -224,15 +211,4 @@ def _added(model: Any, tokenizer: processor.Tokenizer) -> list[dict[str, Any]]:
         }
         for id_, piece in enumerate(model.pieces)
         if id_ in special or piece.type == proto.USER_DEFINED
-    ]
-
-
-def _merges(pieces: list[tuple[int, float, str]]) -> list[str]:
-    """All splits of every piece into two pieces, best score first, then lowest id."""
-    halves = {text for _, _, text in pieces}
-    return [
-        f"{text[:cut]} {text[cut:]}"
-        for _, _, text in sorted(pieces, key=lambda piece: (-piece[1], piece[0]))
-        for cut in range(1, len(text))
-        if text[:cut] in halves and text[cut:] in halves
     ]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zhllama_jax.eval import document, figures, markup, report_html
+from zhllama_jax.tokenizer import analyse
 
 Tree = Mapping[str, Any]
 
@@ -23,7 +24,8 @@ def page(report: Tree) -> str:
         ),
         document.tiles(_tiles(report)),
     ]
-    return document.write("Tokenizer report", markup.join(top), [_compression(report), _sentence(report), _lines(report), _cost(report)])
+    sections = [_compression(report), _sentence(report), _lines(report), _ranked(report), _cost(report)]
+    return document.write("Tokenizer report", markup.join(top), [section for section in sections if section])
 
 
 def _tiles(report: Tree) -> list[document.Tile]:
@@ -64,6 +66,17 @@ def _lines(report: Tree) -> document.Section:
     rows = [[name, *map(figures.number, (text["free_lines"], text["changed_lines"]))] for name, text in report["texts"].items()]
     heading = f"Lines without {report['script']} characters"
     return document.Section("lines", heading, markup.table(("text", "lines", "encoded differently"), rows, caption="Lines by text"))
+
+
+def _ranked(report: Tree) -> document.Section | None:
+    """How far transformers is from the merged tokenizer; None where its `tokenizer.json` does not exist."""
+    counts = {name: text["ranked"] for name, text in report["texts"].items()}
+    if None in counts.values():
+        return None
+    rows = [[name, figures.number(count["lines"]), figures.number(count["differ"])] for name, count in counts.items()]
+    table = markup.table(("text", "lines", "other ids"), rows, caption="Lines by text, in transformers")
+    sentence = markup.element("p", analyse.IN_TRANSFORMERS.replace("`", ""))
+    return document.Section("transformers", "In transformers", markup.join([sentence, table]))
 
 
 def _cost(report: Tree) -> document.Section:

@@ -8,6 +8,7 @@
     reach       which pieces a merge can reach, and the order of new ones that reaches most
     invariance  proof that a merge leaves text of other scripts as it was
     merge       base + new pieces, in the reference's way or in one that leaves other scripts alone
+    ranked      BPE as transformers does it, by ranks, and where its ids differ
     align       which base pieces spell a new one
     analyse     what a merge bought: compression, reach, invariance, cost
     draw        the same as a picture
