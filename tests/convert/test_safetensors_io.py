@@ -79,6 +79,7 @@ HARMFUL: dict[str, Callable[[], bytes]] = {
     "trailing bytes": lambda: raw({"a": entry()}, b"\0" * 9),
     "cut short": lambda: raw({"a": entry()}, b"\0" * 7),
     "metadata of another type": lambda: raw({"__metadata__": {"format": 1}, "a": entry()}),
+    "half a character in the metadata": lambda: raw({"__metadata__": {"\ud800": "pt"}, "a": entry()}),
     "metadata list": lambda: raw({"__metadata__": [], "a": entry()}),
     "many tensors": lambda: raw({f"a{number}": entry() for number in range(100_001)}),
 }
@@ -98,6 +99,13 @@ def test_sound_header_passes(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(raw({"b": entry(shape=[1], offsets=[4, 8]), "a": entry(shape=[1], offsets=[0, 4])}))
     assert list(safetensors_io.header(path)) == ["a", "b"]
+
+
+def test_what_only_the_library_refuses_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(raw(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[-0,8]}}'))
+    with safetensors_io.Reader([path]) as reader, pytest.raises(ValueError, match=r"x\.safetensors is no valid safetensors file"):
+        reader.read("a")
 
 
 def test_header_refuses_or_agrees_with_the_library(tmp_path: Path) -> None:

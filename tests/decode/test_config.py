@@ -79,6 +79,7 @@ def test_a_bad_value_names_its_source() -> None:
         {"top_p": 0.0},
         {"top_p": True},
         {"repetition_penalty": 0},
+        {"repetition_penalty": 10**400},
         {"min_p": 1.1},
     ],
 )

@@ -37,6 +37,7 @@ _EXPONENT_BITS = {"F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80}
 _LOOKED_AT = 1 << 20
 _PART = 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_HEADER = 100_000_000
 _SMALL_HEADER = 1_000_000
 _MAX_TENSORS = 100_000
@@ -102,6 +103,8 @@ def _entries(raw: bytes, num_bytes: int) -> dict[str, Entry]:
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("__metadata__ must map text to text")
+    if _SURROGATE.search("".join((*metadata, *metadata.values()))):
+        raise ValueError("__metadata__ holds half a character (a lone surrogate)")
     if len(table) > _MAX_TENSORS:
         raise ValueError(f"{len(table):,} tensors are more than the {_MAX_TENSORS:,} allowed")
     entries = sorted(((name, _entry(name, value)) for name, value in table.items()), key=lambda item: item[1].begin)
@@ -180,13 +183,17 @@ class Reader:
         """One tensor's numbers.
 
         Raises:
-          ValueError: its dtype is not float32, float16 or bfloat16.
+          ValueError: its dtype is not float32, float16 or bfloat16, or the library refuses the file.
         """
         path, entry = self._path[name], self.entries[name]
         if entry.dtype not in DTYPES:
             raise ValueError(f"{path}: {name} is {entry.dtype}; weights are read from {', '.join(DTYPES)}")
         if path not in self._open:
-            self._open[path] = self._stack.enter_context(safetensors.safe_open(path, framework="np"))
+            try:
+                opened = safetensors.safe_open(path, framework="np")
+            except safetensors.SafetensorError as error:  # stricter than `header` in trifles such as -0
+                raise ValueError(f"{path} is no valid safetensors file: {error}") from None
+            self._open[path] = self._stack.enter_context(opened)
         return self._open[path].get_tensor(name)
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ penalty 1.3 (1.1 in its later revision), a context of 2,048 tokens, at most 512 
 """
 
 import dataclasses
-import math
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -165,7 +165,9 @@ def resolve(
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max  # also of whole numbers that no float can be
 
 
 def _whole(value: Any) -> bool:
