@@ -145,3 +145,9 @@ def test_without_its_library_a_zst_file_says_what_to_install(tmp_path: Path, mon
 
 def test_a_wide_character_takes_two_columns() -> None:
     assert [lines.width(text) for text in ("ab", "中文", "a\uff0c。", "", "e\u0301")] == [2, 4, 5, 0, 1]
+
+
+def test_names_out_of_files_are_made_printable() -> None:
+    assert lines.printable("model.层.weight") == "model.层.weight"
+    assert lines.printable("a\nb\x1b[31m\u202e") == r"a\nb\x1b[31m\u202e"
+    assert lines.printable("x" * 100) == "x" * 80 + "…"

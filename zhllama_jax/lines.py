@@ -312,3 +312,9 @@ class _Zstandard(io.RawIOBase):
         count = min(len(target), len(self._ready))
         target[:count], self._ready = self._ready[:count], self._ready[count:]
         return count
+
+
+def printable(name: str, length: int = 80) -> str:
+    """A name out of somebody's file as part of a message: on one line, without what steers a terminal, not endless."""
+    name = name if len(name) <= length else f"{name[:length]}…"
+    return name if name.isprintable() else repr(name)[1:-1]

@@ -159,7 +159,7 @@ def _index() -> Kind:
             return {name: reader.file(name).name for name in reader.entries}
 
     def agree(contents: bytes, found: Any) -> None:
-        assert found == json.loads(contents)["weight_map"] == located
+        assert found == json.loads(contents)["weight_map"] and found.items() <= located.items()
 
     good = json.dumps({"metadata": {"total_size": 66}, "weight_map": located}, indent=1).encode()
     beside = {file: safetensors.numpy.save(arrays) for file, arrays in shards.items()}
@@ -206,7 +206,7 @@ def _config_in_transformers() -> Kind:
             assert raw.get(key) is None or getattr(found, key) == getattr(theirs, key), key
         rope, scaling = getattr(theirs, "rope_parameters", None), found.rope_scaling
         if rope:  # transformers 5
-            assert found.rope_theta == rope["rope_theta"]
+            assert raw.get("rope_theta") is None or found.rope_theta == rope["rope_theta"]
             assert (scaling.kind if scaling else "default") == rope["rope_type"]
             assert all(rope[key] == value for key, value in (scaling.parameters if scaling else {}).items())
 
@@ -294,7 +294,7 @@ def main(name: str, count: int, seed: int) -> None:
         try:
             found = kind.read(folder)
         except (ValueError, FileNotFoundError) as error:
-            assert str(folder) in str(error) and "\n" not in str(error), f"seed {seed}, mutant {number}: {error!r}"
+            assert str(folder) in str(error) and str(error).isprintable(), f"seed {seed}, mutant {number}: {error!r}"
         except Exception as error:
             raise AssertionError(f"seed {seed}, mutant {number}: {contents!r}") from error
         finally:

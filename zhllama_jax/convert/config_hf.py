@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from zhllama_jax import files
+from zhllama_jax import files, lines
 from zhllama_jax.convert import rope_hf
 from zhllama_jax.model import config as config_lib
 
@@ -167,7 +167,7 @@ def read(path: str | Path, *, allow_unknown: bool = False) -> Contents:
     tied = raw.get("tie_word_embeddings")
     if tied not in (None, False, True):
         problems.append(f"tie_word_embeddings must be true or false, got {_brief(tied)}")
-    unknown = [key[:40] for key in sorted([*(key for key in raw.keys() - _KNOWN if raw[key] is not None), *rope.unknown])]
+    unknown = [lines.printable(key, 40) for key in sorted([*(key for key in raw.keys() - _KNOWN if raw[key] is not None), *rope.unknown])]
     if unknown and not allow_unknown:
         problems.append(
             f"{_listed(unknown)} {'is' if len(unknown) == 1 else 'are'} unknown and may change the numbers; if you know that nothing does, "

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from zhllama_jax import arrays, tree
+from zhllama_jax import arrays, lines, tree
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import llama, resize
 
@@ -199,7 +199,7 @@ def vocabulary_hint(found: int, wanted: int) -> str:
 def listed(names: list[str]) -> str:
     """The names, or the first few and how many more there are."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    return ", ".join(map(lines.printable, names[:_LISTED])) + more
 
 
 def _section(tensor: Tensor) -> int:

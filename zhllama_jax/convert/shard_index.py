@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from zhllama_jax import files
+from zhllama_jax import files, lines
 
 
 class Sized(Protocol):
@@ -69,7 +69,7 @@ def open_shards(path: Path, reader: Callable[[Iterable[Path]], Reader], *, suffi
     astray = [name for name in weight_map.keys() | located.keys() if weight_map.get(name) != located.get(name)]
     if astray:
         opened.close()
-        raise ValueError(f"{path} and the shards disagree about {', '.join(sorted(astray)[:8])}")
+        raise ValueError(f"{path} and the shards disagree about {', '.join(map(lines.printable, sorted(astray)[:8]))}")
     metadata = index.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     actual = sum(entry.num_bytes for entry in opened.entries.values())
