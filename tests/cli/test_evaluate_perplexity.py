@@ -47,7 +47,7 @@ def test_the_first_documents_may_be_enough(base_model: Path, texts: tuple[Path, 
 
 def test_a_missing_file_stops_before_the_model_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(Path("nowhere"), "--text", "zh=missing.txt") == 1
-    assert "missing.txt names no" in capsys.readouterr().err
+    assert "missing.txt does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

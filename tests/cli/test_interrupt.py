@@ -131,6 +131,7 @@ def test_chat_is_interrupted_while_it_waits(tuned_model: Path, tmp_path: Path) -
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_an_end_while_the_output_is_written_leaves_nothing(name: str, inputs: dict[str, str], tmp_path: Path) -> None:
     patch = f"""
+    signal.signal(signal.{name}, signal.SIG_DFL)  # a nohup around the tests would be inherited
     fsync = os.fsync
     def ended(descriptor):
         os.kill(os.getpid(), signal.{name})

@@ -15,8 +15,8 @@ PARTS = ("江河", "大海", "小鸟", "白云"), ("流过", "看见", "想念",
 LINES = ["".join(words) + "。" for words in itertools.product(*PARTS)]
 
 
-def train(source: Path, output: Path, *words: str) -> int:
-    return program.run(["tokenizer", "train", "--input", str(source), "--output", str(output), "--vocab_size", "292", *words])
+def train(source: Path, output: Path, *words: str, size: int = 292) -> int:
+    return program.run(["tokenizer", "train", "--input", str(source), "--output", str(output), "--vocab_size", str(size), *words])
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_bpe_is_the_default_here_and_in_a_pipeline(text: Path, tmp_path: Path) -
 def test_wrong_input_is_one_line(content: str | None, name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
-    assert train(tmp_path / name, tmp_path / "out.model", "--vocab_size", "2000") == 1
+    assert train(tmp_path / name, tmp_path / "out.model", size=2000) == 1
     err = capsys.readouterr().err
     assert err.startswith("zhllama: error: ")
     assert message in err
