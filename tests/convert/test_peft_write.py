@@ -23,7 +23,7 @@ def test_a_released_adapter_is_rewritten_number_for_number(
 ) -> None:
     found = released_adapters.tensors(config)
     source = released_adapters.write(tmp_path / "released", found, tokenizer)
-    contents = peft.rewrite(source, tmp_path / "ours")
+    contents, _ = peft.rewrite(source, tmp_path / "ours")
     written = safetensors.numpy.load_file(tmp_path / "ours" / peft.WEIGHTS)
     assert written.keys() == found.keys()
     for name, value in written.items():
@@ -69,7 +69,7 @@ def test_what_a_manifest_knows_goes_along(tmp_path: Path, config: config_lib.Lla
         tmp_path / "first", config=config, lora=tree.unflatten(leaves), rows=rows, lora_config=lora_config, base="team/base",
         tokenizer=tokenizer, **known,
     )  # fmt: skip
-    second = peft.rewrite(tmp_path / "first", tmp_path / "second")
+    second, _ = peft.rewrite(tmp_path / "first", tmp_path / "second")
     assert second["fingerprint"] == first["fingerprint"]
     assert second["tensors"] == first["tensors"]
     for key in ("base", "requires", "prompt", "vocab_size", "base_vocab_size", "tokenizer_sha256", "scales"):
@@ -88,11 +88,14 @@ def test_a_base_that_nobody_knows_is_written_as_such(
     assert "nobody wrote down" in (tmp_path / "a" / "README.md").read_text()
 
 
+PARTS = {"self_attn": lora_config_lib.ATTENTION, "mlp": lora_config_lib.MLP}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"layers_to_transform": [1]},
-        {"target_modules": [f"layers.1.mlp.{name}" for name in lora_config_lib.MLP]},
+        {"target_modules": [f"layers.1.{part}.{name}" for part, named in PARTS.items() for name in named]},
         {"target_modules": ".*", "rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.1.mlp.up_proj": 5, "down_proj": 3}},
     ],
 )

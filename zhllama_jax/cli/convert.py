@@ -54,7 +54,9 @@ def run(
 
     if to == "peft":
         files.free_directory(output, ours=manifest.adapter_files, overwrite=overwrite, inputs=[input])
-        done = peft.rewrite(located.either(input), output, overwrite=overwrite, allow_unknown=allow_unknown_keys)
+        done, notes = peft.rewrite(located.either(input), output, overwrite=overwrite, allow_unknown=allow_unknown_keys)
+        for note in notes:
+            terminal.say(f"zhllama: note: {note}")
         terminal.result(f"{output}: {len(done['tensors'])} tensors, digest {done['fingerprint'][:16]}")
         terminal.then("merge", "--model", "MODEL", "--adapter", output, "--output", "merged")
         return

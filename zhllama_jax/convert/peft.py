@@ -186,7 +186,9 @@ def load(directory: str | Path, *, allow_unknown: bool = False) -> Adapter:
     )
 
 
-def rewrite(directory: str | Path, output: str | Path, *, overwrite: bool = False, allow_unknown: bool = False) -> dict[str, Any]:
+def rewrite(
+    directory: str | Path, output: str | Path, *, overwrite: bool = False, allow_unknown: bool = False
+) -> tuple[dict[str, Any], list[str]]:
     """Writes an adapter of any layout in ours, number for number and in the dtypes in which it is stored, and certifies it.
 
     What a manifest knows of base, order, prompt and history goes along, and so does the tokenizer.
@@ -198,7 +200,7 @@ def rewrite(directory: str | Path, output: str | Path, *, overwrite: bool = Fals
       allow_unknown: see `load`; what is written no longer has those keys.
 
     Returns:
-      The manifest.
+      The manifest, and notes for the user.
 
     Raises:
       FileNotFoundError, ValueError: see `load`, or the output may not be written.
@@ -242,7 +244,8 @@ def rewrite(directory: str | Path, output: str | Path, *, overwrite: bool = Fals
             for name, former in peft_tensors.canonical(reader.entries, str(directory)).items()
         ]
         planned += peft_write.rows(trained)
-        return peft_write.write(output, planned, around, certify=lambda folder: _certificate(adapter, folder), overwrite=overwrite)
+        written = peft_write.write(output, planned, around, certify=lambda folder: _certificate(adapter, folder), overwrite=overwrite)
+    return written, adapter.notes
 
 
 def _facts(contents: Mapping[str, Any] | None, directory: Path) -> dict[str, Any]:

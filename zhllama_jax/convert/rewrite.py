@@ -136,7 +136,9 @@ def _grown(opened: source.Source, adapters: Sequence[peft.Adapter], notes: list[
     released = [adapter for adapter in adapters if adapter.base_fingerprint is None and (adapter.directory / tokenizer_hf.MODEL).is_file()]
     if not released or largest <= opened.config.vocab_size:
         return base
-    larger = processor.Tokenizer.load(released[-1].directory)
+    # of the largest vocabulary, the last: in a wrong order that is not the last one's, and the stack's check says so
+    theirs = {adapter.directory: processor.Tokenizer.load(adapter.directory) for adapter in reversed(released)}
+    place, larger = max(theirs.items(), key=lambda item: item[1].vocab_size)
     whole = all(
         any(name in adapter.rows and len(adapter.rows[name].ids) == larger.vocab_size for adapter in released)
         for name in (config_lib.MATRICES[:1] if opened.config.tie_word_embeddings else config_lib.MATRICES)
@@ -147,7 +149,7 @@ def _grown(opened: source.Source, adapters: Sequence[peft.Adapter], notes: list[
     base = view.cut(base, tokenizer.vocab_size)
     base = view.grown(base, pieces=align.spell(tokenizer, larger), pad_token_id=larger.pad_id)
     notes.append(
-        f"{opened.path} was grown from {opened.config.vocab_size:,} rows to the {largest:,} of {released[-1].directory}"
+        f"{opened.path} was grown from {opened.config.vocab_size:,} rows to the {largest:,} of {place}"
         f"{names.vocabulary_hint(opened.config.vocab_size, largest)}"
     )
     return base
