@@ -1,9 +1,9 @@
 """What was proved of a model before it took its name: every tensor, read back, and logits where numbers were changed.
 
 Tensors are read from the new files by the format's own reader and held against the source, read again and computed again on another way:
-W + Σ scale · (B A) by XLA, kernel by kernel, where the writer took NumPy, block of rows by block of rows. Stored numbers must be
-the same bits; where a product of float32 falls so close to the middle between two numbers that the two ways round it to neighbours, these
-are counted. Quantised numbers must lie within half a step of their block, or a whole one where the format's range is uneven.
+W + Σ scale · (B A) by XLA, where the writer took NumPy. Stored numbers must be the same bits; where a product of float32 falls so close to
+the middle between two numbers that the two ways round it to neighbours, these are counted. Quantised numbers must lie within half a step
+of their block, or a whole one where the format's range is uneven.
 """
 
 import time
@@ -70,7 +70,7 @@ def _tensors(opened: source.Source, proof: Proof) -> dict[str, Any]:
     again = _again(proof)
     equal = neighbours = 0
     largest = 0.0
-    wanted = names.tensors(proof.config)
+    wanted = names.tensors(proof.config)[::-1]  # what was read and written last is in memory still, however large the model
     meant_all, stored_all = (map(read, (tensor.name for tensor in wanted)) for read in (again.read, opened.read))
     with ahead.ahead(meant_all) as meant_ahead, ahead.ahead(stored_all) as stored_ahead:
         for tensor, meant, stored in zip(wanted, meant_ahead, stored_ahead, strict=True):
@@ -110,10 +110,7 @@ def _again(proof: Proof) -> view.View:
         parts = view.factors(proof.adapters, path, tensor.layer) if tensor.form == "kernel" else []
         if not parts:
             return plain.read(name)
-        sum_OI = proof.base.read(name).astype(np.float32)
-        for a_IR, b_RO, scale in parts:
-            sum_OI += np.asarray(merge.delta(a_IR[None], b_RO[None], np.asarray(scale)[None]))[0].T
-        return llama_hf.cast(name, sum_OI, dtype)
+        return merge.folded_again(proof.base.read(name), parts, dtype)
 
     return view.View(proof.config, read)
 

@@ -5,10 +5,10 @@ survives hostile files but accepts more than one should (duplicate names, `../` 
 those first. Nothing here ever holds more than one tensor.
 """
 
-import contextlib
 import hashlib
 import json
 import math
+import mmap
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
@@ -96,6 +96,16 @@ def header(path: str | Path) -> dict[str, Entry]:
         raise ValueError(f"{path} is no valid safetensors file: {error}") from None
 
 
+def _map(path: Path) -> np.ndarray:
+    """The bytes behind the header of a file that `header` passed, mapped; nothing is read before it is used."""
+    try:
+        with safetensors.safe_open(path, framework="np"), open(path, "rb") as stream:
+            start = 8 + int.from_bytes(stream.read(8), "little")
+            return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)[start:]
+    except safetensors.SafetensorError as error:  # stricter than `header` in trifles such as -0
+        raise ValueError(f"{path} is no valid safetensors file: {error}") from None
+
+
 def _entries(raw: bytes, num_bytes: int) -> dict[str, Entry]:
     if not raw.startswith(b"{"):
         raise ValueError("the header does not begin with '{'")
@@ -150,7 +160,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class Reader:
-    """The tensors of one or several checked files, read one at a time.
+    """The tensors of one or several checked files, which stand in memory as far as they are used: the files are mapped.
 
     Attributes:
       entries: what the headers say, by tensor name.
@@ -161,8 +171,7 @@ class Reader:
         self.entries: dict[str, Entry] = {}
         self.notes = list(notes)
         self._path: dict[str, Path] = {}
-        self._open: dict[Path, Any] = {}
-        self._stack = contextlib.ExitStack()
+        self._mapped: dict[Path, np.ndarray] = {}
         for path in paths:
             for name, entry in header(path).items():
                 if name in self.entries:
@@ -180,7 +189,7 @@ class Reader:
         return self._path[name]
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor's numbers.
+        """One tensor's numbers, a read-only window into the file.
 
         Raises:
           ValueError: its dtype is not float32, float16 or bfloat16, or the library refuses the file.
@@ -188,18 +197,13 @@ class Reader:
         path, entry = self._path[name], self.entries[name]
         if entry.dtype not in DTYPES:
             raise ValueError(f"{path}: {name} is {entry.dtype}; weights are read from {', '.join(DTYPES)}")
-        if path not in self._open:
-            try:
-                opened = safetensors.safe_open(path, framework="np")
-            except safetensors.SafetensorError as error:  # stricter than `header` in trifles such as -0
-                raise ValueError(f"{path} is no valid safetensors file: {error}") from None
-            self._open[path] = self._stack.enter_context(opened)
-        return self._open[path].get_tensor(name)
+        if path not in self._mapped:
+            self._mapped[path] = _map(path)
+        return self._mapped[path][entry.begin : entry.end].view(DTYPES[entry.dtype]).reshape(entry.shape)
 
     def close(self) -> None:
-        """Closes the files."""
-        self._open.clear()
-        self._stack.close()
+        """Lets go of the files; arrays that were read stay."""
+        self._mapped.clear()
 
     def __enter__(self) -> "Reader":
         return self

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zhllama_jax import arrays, tree
-from zhllama_jax.convert import ahead, llama_hf, names, peft, source
+from zhllama_jax.convert import ahead, llama_hf, names, peft, safetensors_io, source
 from zhllama_jax.lora import merge
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import resize
@@ -112,7 +112,10 @@ def folded(former: View, adapters: Sequence[peft.Adapter], dtype: np.dtype) -> V
         value, tensor = former.read(name), known[name]
         path = tensor.path.removeprefix("params/")
         if tensor.form == "kernel" and (parts := factors(adapters, path.removesuffix("/kernel"), tensor.layer)):
-            return merge.folded(value, parts, lambda sum_OI: llama_hf.cast(name, sum_OI, dtype), dtype)
+            made = merge.folded(value, parts, dtype)
+            if dtype == np.float16 and safetensors_io.not_finite(made):
+                return llama_hf.cast(name, merge.folded(value, parts, np.dtype(np.float32)), dtype)  # which says how large they are
+            return made
         value = llama_hf.cast(name, value, dtype)
         for adapter in adapters:
             if tensor.form == "rows" and path in adapter.rows:

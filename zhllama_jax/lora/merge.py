@@ -1,8 +1,7 @@
 """Folding: W + (A B) · scale, accumulated in float32 and rounded once."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent import futures
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +11,11 @@ import numpy as np
 from zhllama_jax import arrays, tree
 from zhllama_jax.lora import adapters
 
-_BLOCK = 1 << 20
-"""So many numbers of a kernel are folded at a time: their float32 sums stay in a processor's cache."""
+_BLOCK = 1 << 16
+"""So many numbers of a kernel are folded at a time: their float32 sums and products stay in a processor's cache."""
+
+_BLOCK_OF_XLA = 1 << 20
+"""The same for XLA, which takes longer to begin."""
 
 
 class Factors(NamedTuple):
@@ -30,33 +32,50 @@ def joined(parts: Sequence[Factors]) -> Factors:
     return Factors(np.concatenate([part.a_IR for part in parts], axis=1), np.concatenate(scaled), np.float32(1))
 
 
-def folded(kernel_OI: np.ndarray, parts: Sequence[Factors], rounded: Callable[[np.ndarray], np.ndarray], dtype: np.dtype) -> np.ndarray:
-    """One kernel [O, I] on the host with products added, in float32, and rounded once; rows in blocks, on all processors.
-
-    An element does not depend on how the rows are cut: its products are summed over the rank, in order.
+def folded(kernel_OI: np.ndarray, parts: Sequence[Factors], dtype: np.dtype) -> np.ndarray:
+    """One kernel [O, I] on the host with products added, in float32, and rounded once: by NumPy, in blocks of rows.
 
     Args:
       kernel_OI: in its stored dtype.
       parts: what to add, in order.
-      rounded: a float32 block in `dtype`.
-      dtype: of the result.
+      dtype: of the result; what does not fit becomes infinite.
     """
     outputs, inputs = kernel_OI.shape
     result_OI = np.empty(kernel_OI.shape, dtype)
     step = max(1, _BLOCK // inputs)
-
-    def fold_rows(first: int) -> None:
-        rows = slice(first, first + step)
-        sum_OI = kernel_OI[rows].astype(np.float32)
-        for a_IR, b_RO, scale in parts:
-            product_OI = b_RO[:, rows].T @ a_IR.T
-            product_OI *= scale
-            sum_OI += product_OI
-        result_OI[rows] = rounded(sum_OI)
-
-    with futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-        list(threads.map(fold_rows, range(0, outputs, step)))
+    sums_OI, products_OI = np.empty((2, min(step, outputs), inputs), np.float32)
+    ordered = [(np.ascontiguousarray(a_IR.T), np.ascontiguousarray(b_RO.T), scale) for a_IR, b_RO, scale in parts]
+    with np.errstate(over="ignore"):
+        for first in range(0, outputs, step):
+            rows = slice(first, min(first + step, outputs))
+            sum_OI, product_OI = (block[: rows.stop - first] for block in (sums_OI, products_OI))
+            np.copyto(sum_OI, kernel_OI[rows])
+            for a_RI, b_OR, scale in ordered:
+                np.matmul(b_OR[rows], a_RI, out=product_OI)
+                np.multiply(product_OI, scale, out=product_OI)
+                np.add(sum_OI, product_OI, out=sum_OI)
+            np.copyto(result_OI[rows], sum_OI, casting="unsafe")
     return result_OI
+
+
+def folded_again(kernel_OI: np.ndarray, parts: Sequence[Factors], dtype: np.dtype) -> np.ndarray:
+    """What `folded` makes, by XLA: to hold one against the other."""
+    outputs, inputs = kernel_OI.shape
+    result_OI = np.empty(kernel_OI.shape, dtype)
+    step = max(1, _BLOCK_OF_XLA // inputs)
+    factors = [(jnp.asarray(a_IR), b_RO, scale) for a_IR, b_RO, scale in parts]
+    for first in range(0, outputs, step):
+        rows = slice(first, first + step)
+        result_OI[rows] = _folded(kernel_OI[rows], [(a_IR, b_RO[:, rows], scale) for a_IR, b_RO, scale in factors], dtype=dtype)
+    return result_OI
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _folded(kernel_OI: arrays.Array, parts: Sequence[tuple[arrays.Array, arrays.Array, arrays.Array]], *, dtype: np.dtype) -> arrays.Array:
+    sum_OI = jnp.asarray(kernel_OI, jnp.float32)
+    for a_IR, b_RO, scale in parts:
+        sum_OI += jnp.einsum("IR,RO->OI", a_IR, b_RO, precision=jax.lax.Precision.HIGHEST) * scale
+    return sum_OI.astype(dtype)
 
 
 def delta(a_LIR: arrays.Array, b_LRO: arrays.Array, scale_L: arrays.Array) -> arrays.Array:
