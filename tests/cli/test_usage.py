@@ -4,7 +4,7 @@ import dataclasses
 import re
 import shlex
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pytest
 
@@ -160,7 +160,9 @@ def test_one_name_means_one_thing_everywhere() -> None:
             kind = schema.describe(inner).removesuffix(" or null")
             kinds.setdefault(option, {}).setdefault(kind, []).append(name)
     different = {option: found for option, found in kinds.items() if len(found) > 1}
-    assert set(different) <= {"input", "text", "dtype"}, different
+    assert set(different) <= {"input", "text", "dtype", "to"}, different
+    models, all_formats = (set(get_args(schema.options(program.VERBS[name])["to"])) for name in ("merge", "convert"))
+    assert all_formats == models | {"peft"}, "the formats of models, and where adapters are read too, theirs"
 
 
 def test_a_section_of_what_only_a_file_brings_is_explained_too(capsys: pytest.CaptureFixture[str]) -> None:

@@ -296,17 +296,20 @@ def test_the_advice_to_grow_is_of_use(world: World, tmp_path: Path, english_piec
             {key: np.resize(value, (count, value.shape[1])) for key, value in rows.items()}, tmp_path / name / peft.WEIGHTS
         )
     with pytest.raises(ValueError, match=rf"alpaca does not fit .* grow the model first, .*--tokenizer {tmp_path}/alpaca/tokenizer.model"):
-        rewrite.run(world.base, tmp_path / "m", adapters=adapters)
+        fold.load(world.base, adapters)
     base = shutil.copytree(world.base, tmp_path / "base")
     (base / manifest.FILE).unlink()
     own = proto.parse((base / "tokenizer.model").read_bytes())
     own.pieces[-1].piece = "elsewhere"
     (base / "tokenizer.model").write_bytes(own.SerializeToString())
-    with pytest.raises(
-        ValueError, match=rf"does not begin with the pieces of {base}/tokenizer.model, so this model never grows to it"
-    ) as error:
-        rewrite.run(base, tmp_path / "m", adapters=adapters)
-    assert "grow the model first" not in str(error.value)
+    rewrite.run(base, tmp_path / "gguf", to="gguf", logits=False)
+    for other in (base, tmp_path / "gguf"):
+        told = f"alpaca does not fit .* begin with the pieces of the tokenizer of {other}, so this model never grows to it: take the model"
+        with pytest.raises(ValueError, match=told) as in_memory:
+            fold.load(other, adapters)
+        with pytest.raises(ValueError, match=told) as on_disk:
+            rewrite.run(other, tmp_path / "m", adapters=adapters, dtype="float32")
+        assert "grow the model first" not in f"{in_memory.value} {on_disk.value}"
 
 
 def test_other_tokenizer_is_refused(world: World, tmp_path: Path, padded_tokenizer: processor.Tokenizer) -> None:

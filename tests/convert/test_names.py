@@ -105,3 +105,8 @@ def test_check_explains_known_vocabularies() -> None:
 
 def test_long_lists_are_cut() -> None:
     assert names.listed([str(number) for number in range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
+
+
+def test_of_two_long_names_both_are_told() -> None:
+    left, right = "a" * 70, "b" * 90
+    assert names.listed_pairs([(left, right), ("c", "d\n")]) == rf"{left} and {right[:80]}…, c and d\n"

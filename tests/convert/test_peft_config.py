@@ -212,7 +212,7 @@ def test_any_json_is_settings_or_refused_in_a_sentence(
         return
     rank, scale = found.rank_and_scale("model.layers.0.mlp.up_proj")
     assert rank >= 1 and math.isfinite(scale) and scale > 0
-    assert json.loads(json.dumps(peft_config.again(found, targets=found.targets, whole=(), some=found.indices)))
+    assert json.loads(json.dumps(peft_config.again(found, targets=found.targets or (), whole=(), some=found.indices)))
 
 
 @given(st.binary(max_size=200))

@@ -204,7 +204,7 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Any], dict[str, Any], str]] = {
     ),
     "half a layer": (
         lambda tensors: tensors.pop(f"{Q}.lora_B.weight"),
-        {"target_modules": ["layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj"]},
+        {"target_modules": [f"layers.{layer}.self_attn.{name}" for layer in range(2) for name in SETTINGS["target_modules"]]},
         "q_proj lacks layer 1 lora_B",
     ),
 }

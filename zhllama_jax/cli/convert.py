@@ -25,7 +25,9 @@ def run(
     allow_unknown_keys: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Writes a model or an adapter in another format, dtype or cut, with a certificate of what was compared.
+    """Writes a model or an adapter in another format, dtype or cut.
+
+    A certificate says what was compared.
 
     Args:
       input: what to read, recognised by itself: a directory in Hugging Face's or Meta's format, a .gguf file, an adapter, or a hub id

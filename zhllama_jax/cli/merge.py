@@ -25,9 +25,9 @@ def run(
     allow_unknown_keys: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Folds adapters into a model, in order, accumulating in float32, and certifies the result.
+    """Folds adapters into a model, in order, accumulating in float32.
 
-    A base with fewer rows than released adapters have is grown to the last one's tokenizer by itself.
+    A certificate says what was compared. A base with fewer rows than released adapters have is grown to the last one's tokenizer by itself.
 
     Args:
       model: the base, recognised by itself: a directory in Hugging Face's or Meta's format, a .gguf file, or a hub id (owner/name,

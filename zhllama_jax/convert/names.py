@@ -6,7 +6,7 @@ and `check` accounts for every tensor of a directory: none is left over, none is
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -196,10 +196,19 @@ def vocabulary_hint(found: int, wanted: int) -> str:
     return f" ({'; '.join(known)})" if found != wanted and known else ""
 
 
-def listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """The names, or the first few and how many more there are."""
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(map(lines.printable, names[:_LISTED])) + more
+    return _first([lines.printable(name) for name in names])
+
+
+def listed_pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    """The pairs of names, or the first few and how many more there are; each name is shortened by itself."""
+    return _first([f"{lines.printable(left)} and {lines.printable(right)}" for left, right in pairs])
+
+
+def _first(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _LISTED} more" if len(texts) > _LISTED else ""
+    return ", ".join(texts[:_LISTED]) + more
 
 
 def _section(tensor: Tensor) -> int:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zhllama_jax import arrays, files, tree
-from zhllama_jax.convert import llama_hf, manifest, names, peft_config, peft_tensors, peft_write, tokenizer_hf
+from zhllama_jax.convert import llama_hf, manifest, names, peft_config, peft_tensors, peft_write, source, tokenizer_hf
 from zhllama_jax.lora import adapters
 from zhllama_jax.lora import config as lora_config_lib
 from zhllama_jax.model import config as config_lib
@@ -282,9 +282,10 @@ def check_fits(adapter: Adapter, config: config_lib.LlamaConfig, base: str | Pat
         problems.append("it trained the rows of embed_tokens apart from the head, which the model ties to them")
     largest = max([*(int(some.ids[-1]) + 1 for some in adapter.rows.values()), adapter.vocab_size or 0])
     if largest > config.vocab_size:
+        own = source.load_tokenizer(base) if base else None
         problems.append(
             f"it is for a vocabulary of {largest:,}, the model has {config.vocab_size:,} rows"
-            f"{names.vocabulary_hint(largest, config.vocab_size)}: {tokenizer_hf.how_to_grow(adapter.directory, base)}"
+            f"{names.vocabulary_hint(largest, config.vocab_size)}: {tokenizer_hf.how_to_grow(adapter.directory, base, own)}"
         )
     if problems:
         raise ValueError(f"{adapter.directory} does not fit the model: {'; '.join(problems)}")

@@ -116,27 +116,28 @@ def sort(found: Collection[str], where: str) -> Names:
       ValueError: one is nothing that an adapter of a LLaMA has, or two are the same.
     """
     result = Names({}, {}, {}, {})
-    unknown, twice = [], []
+    unknown: list[str] = []
+    twice: list[tuple[str, str]] = []
     for name in found:
         short = name.removeprefix(PREFIX)
         if (match := _FACTOR.fullmatch(short)) and (known := _kernel(match["module"])):
             path, layer = known
             sides = result.factors.setdefault(path, {})
-            twice += [f"{sides[layer, match['side']]} and {name}"] if (layer, match["side"]) in sides else []
+            twice += [(sides[layer, match["side"]], name)] if (layer, match["side"]) in sides else []
             sides[layer, match["side"]] = name
         elif match := _ALL_ROWS.fullmatch(short):
             result.whole.setdefault(_matrix(match), []).append(name)
         elif match := _SOME_ROWS.fullmatch(short) or _OTHER_ROWS.fullmatch(short):
             table = result.some if _SOME_ROWS.fullmatch(short) else result.others
-            twice += [f"{table[_matrix(match)]} and {name}"] if _matrix(match) in table else []
+            twice += [(table[_matrix(match)], name)] if _matrix(match) in table else []
             table[_matrix(match)] = name
         elif not _PASSED_OVER.fullmatch(short):
             unknown.append(name)
-    twice += [f"{result.whole[matrix][0]} and {name}" for matrix, name in result.some.items() if matrix in result.whole]
+    twice += [(result.whole[matrix][0], name) for matrix, name in result.some.items() if matrix in result.whole]
     if unknown:
         raise ValueError(f"{where}: {peft_config.not_known(unknown)}")
     if twice:
-        raise ValueError(f"{where}: {names.listed(twice)} say the same twice: keep one of them")
+        raise ValueError(f"{where}: {names.listed_pairs(twice)} say the same twice: keep one of them")
     if not result.factors and not result.whole and not result.some:
         raise ValueError(f"{where}: the adapter is empty")
     return result

@@ -146,6 +146,8 @@ def _grown(opened: source.Source, adapters: Sequence[peft.Adapter], notes: list[
     if larger.vocab_size != largest or not whole:
         return base  # what does not fit is told by the check of the stack
     tokenizer = vocabulary.load(opened.path, opened.config)
+    if not tokenizer_hf.goes_on(larger, tokenizer):
+        return base  # likewise, with the model that would grow
     base = view.cut(base, tokenizer.vocab_size)
     base = view.grown(base, pieces=align.spell(tokenizer, larger), pad_token_id=larger.pad_id)
     notes.append(

@@ -115,23 +115,22 @@ def begins_with_llama(tokenizer: processor.Tokenizer) -> bool:
     return hashlib.sha256("\n".join(pieces).encode()).hexdigest() == LLAMA_PIECES
 
 
-def how_to_grow(adapter: Path, model: str | Path | None) -> str:
-    """How a model comes to the vocabulary of the tokenizer in an adapter's directory, as the end of a sentence."""
+def how_to_grow(adapter: Path, model: str | Path | None, own: processor.Tokenizer | None) -> str:
+    """How a model with a tokenizer of its `own` comes to that in an adapter's directory, as the end of a sentence."""
     command = "with `zhllama resize --model MODEL --tokenizer {} --output GROWN`"
     if not (adapter / MODEL).is_file():
         lacking = "and the tokenizer that the adapter was trained with, which its directory lacks"
         return f"grow the model first, {command.format('TOKENIZER')} {lacking}"
     command = command.format(adapter / MODEL)
-    own = Path(model) / MODEL if model else None
-    if own is None or not own.is_file() or _goes_on(processor.Tokenizer.load(adapter / MODEL), processor.Tokenizer.load(own)):
+    if own is None or goes_on(processor.Tokenizer.load(adapter / MODEL), own):
         return f"grow the model first, {command}"
     return (
-        f"its tokenizer does not begin with the pieces of {own}, so this model never grows to it: take the model from before its "
-        f"vocabulary grew (for released adapters LLaMA's own, of 32,000 rows) and grow that, {command}"
+        f"its tokenizer does not begin with the pieces of the tokenizer of {model}, so this model never grows to it: take the model from "
+        f"before its vocabulary grew (for released adapters LLaMA's own, of 32,000 rows) and grow that, {command}"
     )
 
 
-def _goes_on(tokenizer: processor.Tokenizer, former: processor.Tokenizer) -> bool:
+def goes_on(tokenizer: processor.Tokenizer, former: processor.Tokenizer) -> bool:
     """Whether a tokenizer begins with the pieces of a former one."""
     return len(tokenizer) >= len(former) and all(tokenizer.piece(id_) == former.piece(id_) for id_ in range(len(former)))
 
