@@ -41,7 +41,16 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
 
 @contextlib.contextmanager
 def new_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Yields a stream to a temporary sibling of `path`; on success it is synced and takes the name `path`, in place of what had it.
+    """Yields a stream to a temporary sibling of `path`, which is synced at the end; see `new_path`."""
+    with new_path(path) as place, open(place, "xb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def new_path(path: str | Path) -> Iterator[Path]:
+    """Yields the place of a temporary sibling of `path`, to write a file there and sync it; on success it takes the name `path`.
 
     Raises:
       ValueError: `path` is a directory.
@@ -51,10 +60,7 @@ def new_file(path: str | Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside.clear(path)
     with beside.place(path) as side:
-        with open(side / beside.NEW, "xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield side / beside.NEW
         os.replace(side / beside.NEW, path)
     beside.sync_directory(path.parent)
 

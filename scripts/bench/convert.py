@@ -1,7 +1,8 @@
 """Convert, resize and merge at full size: speed beside a plain copy of the same bytes, and memory; merge beside transformers and PEFT.
 
 Models are made on the spot, of random weights. Everything runs in processes of its own, the sides in turn, several times; what is printed
-are medians and their ratios. A copy is `cp -r` and waiting for the disk, as our writers wait for it.
+are medians and their ratios. A copy is `cp -r` and waiting for the disk, as our writers wait for it. Every side begins with files that no
+memory holds.
 
     python scripts/bench/convert.py --size 7b --folder /fast/disk          needs four times the model's size there
     python scripts/bench/convert.py --size 1b --folder /tmp/bench --reference   beside transformers and PEFT, which hold all of it
@@ -54,6 +55,7 @@ def main() -> None:
         "copy": ["bash", "-c", f"cp -r '{base}' '{out}' && sync '{out}'/*"],
         "convert": [*zhllama, "convert", "--input", str(base), "--output", str(out), "--logits", "false"],
         "convert to meta": [*zhllama, "convert", "--input", str(base), "--to", "meta", "--output", str(out), "--logits", "false"],
+        "convert to gguf": [*zhllama, "convert", "--input", str(base), "--to", "gguf", "--output", str(out), "--logits", "false"],
         "resize": [*zhllama, "resize", "--model", str(base), "--tokenizer", str(given.merged), "--output", str(out)],
         "merge": [*zhllama, "merge", "--model", str(base), "--adapter", str(adapter), "--output", str(out), "--logits", "false"],
     }
@@ -64,6 +66,7 @@ def main() -> None:
     for _ in range(given.repeats):
         for name, command in sides.items():
             shutil.rmtree(out, ignore_errors=True)
+            forget(base, adapter)
             runs[name].append(run(command))
             sizes[name] = sum(path.stat().st_size for path in out.iterdir())
     shutil.rmtree(out, ignore_errors=True)
@@ -85,6 +88,14 @@ def report(runs: dict[str, list[Run]], sizes: dict[str, int], given: argparse.Na
         print(f"merge is {medians['reference'] / medians['merge']:.2f} times as fast as transformers and PEFT (ratio of medians)")
     about = {"size": given.size, "layers": given.layers, "cores": os.cpu_count(), "machine": platform.machine()}
     print(json.dumps({**about, "python": platform.python_version(), "numpy": np.__version__, "runs": found}))
+
+
+def forget(*folders: Path) -> None:
+    """Has the system let go of what it holds of files in memory."""
+    for path in (path for folder in folders for path in folder.iterdir()):
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def run(command: list[str]) -> Run:

@@ -1,4 +1,4 @@
-"""Items come in order, errors where they happen, and the thread ends with the block."""
+"""Results come in order, errors where they happen, several are made at once, and the threads end with the block."""
 
 import threading
 from collections.abc import Iterator
@@ -8,49 +8,54 @@ import pytest
 from zhllama_jax.convert import ahead
 
 
-def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "ahead"]
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
-def test_items_keep_their_order_and_none_is_lost() -> None:
-    with ahead.ahead(iter(range(100))) as items:
-        assert list(items) == list(range(100))
-    assert threads() == []
+@pytest.mark.parametrize("workers", [1, 3])
+def test_results_keep_their_order_and_none_is_lost(workers: int) -> None:
+    with ahead.ahead(lambda number: number * number, range(100), workers) as results:
+        assert list(results) == [number * number for number in range(100)]
+
+
+def test_so_many_are_made_at_once() -> None:
+    together = threading.Barrier(3)  # breaks unless three threads meet
+    with ahead.ahead(lambda _: together.wait(timeout=30), range(6), workers=3) as results:
+        assert sorted(results) == [0, 0, 1, 1, 2, 2]
 
 
 def test_no_more_is_made_than_may_wait() -> None:
     made: list[int] = []
     go = threading.Semaphore(0)
 
-    def make() -> Iterator[int]:
-        for number in range(10):
-            made.append(number)
-            go.release()
-            yield number
+    def make(number: int) -> int:
+        made.append(number)
+        go.release()
+        return number
 
-    with ahead.ahead(make(), depth=2) as items:
-        first = next(iter(items))
-        for _ in range(4):  # the first, two that wait, and one in work
+    with ahead.ahead(make, range(10), workers=2) as results:
+        assert next(iter(results)) == 0
+        for _ in range(3):  # the first, and two that wait
             assert go.acquire(timeout=30)
-        assert first == 0 and not go.acquire(timeout=0.3) and made == [0, 1, 2, 3]
-    assert threads() == []
+        assert not go.acquire(timeout=0.3) and sorted(made) == [0, 1, 2]
 
 
 def test_errors_come_where_they_happen() -> None:
-    def make() -> Iterator[int]:
-        yield 1
-        raise ValueError("the second")
+    def make(number: int) -> int:
+        if number == 1:
+            raise ValueError("the second")
+        return number
 
-    with ahead.ahead(make()) as items:
-        taken = iter(items)
-        assert next(taken) == 1
+    with ahead.ahead(make, range(3)) as results:
+        taken = iter(results)
+        assert next(taken) == 0
         with pytest.raises(ValueError, match="the second"):
             next(taken)
-    assert threads() == []
 
 
-def test_the_thread_ends_where_the_user_does() -> None:
-    with pytest.raises(KeyError), ahead.ahead(iter(range(1000))) as items:
-        next(iter(items))
+def test_the_threads_end_where_the_user_does() -> None:
+    with pytest.raises(KeyError), ahead.ahead(str, range(1000)) as results:
+        next(iter(results))
         raise KeyError
-    assert threads() == []

@@ -1,68 +1,47 @@
-"""Work on the next tensor while this one is used: an iterator that runs in a thread of its own, a little ahead.
+"""Work on the next tensors while one is used: results in their order, made by a few threads that are a little ahead.
 
-Reading, hashing and copying large arrays happen outside Python's lock, so two cores are two.
+Reading, hashing, computing and copying large arrays happen outside Python's lock, so the threads keep as many processors busy.
 """
 
+import collections
 import contextlib
-import queue
-import threading
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from typing import TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
 
-DEPTH = 1
-"""Tensors that wait to be used: with the one in use and the one in work, three are in memory."""
-
-
-class _End:
-    """The last thing in the queue, with what ended the work."""
-
-    def __init__(self, error: BaseException | None):
-        self.error = error
+WORKERS = min(os.cpu_count() or 1, 4)
+"""Results that are in work or wait: with the one in use, so many and one are in memory."""
 
 
 @contextlib.contextmanager
-def ahead(items: Iterable[T], depth: int = DEPTH) -> Iterator[Iterable[T]]:
-    """Yields the items in their order; whatever making one raises is raised when it is asked for.
+def ahead(make: Callable[[T], U], items: Iterable[T], workers: int = WORKERS) -> Iterator[Iterable[U]]:
+    """Yields `make(item)` for each item, in order; whatever making one raises is raised when it is asked for.
 
-    The thread ends when the block does, also where not all items were taken.
+    The threads end when the block does, also where not all results were taken.
     """
-    waiting: queue.Queue[Any] = queue.Queue(depth)
-    over = threading.Event()
+    pool = futures.ThreadPoolExecutor(workers, thread_name_prefix="ahead")
+    coming = iter(items)
+    waiting: collections.deque[futures.Future[U]] = collections.deque()
 
-    def put(item: Any) -> bool:
-        while not over.is_set():
-            with contextlib.suppress(queue.Full):
-                waiting.put(item, timeout=0.1)
-                return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put(item):
-                    return
-                del item
-        except BaseException as error:
-            put(_End(error))
-        else:
-            put(_End(None))
-
-    def taken() -> Iterator[T]:
-        while True:
-            item = waiting.get()
-            if isinstance(item, _End):
-                if item.error is not None:
-                    raise item.error
+    def begin() -> None:
+        for item in coming:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) == workers:
                 return
-            yield item
-            del item
 
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
-    thread.start()
+    def taken() -> Iterator[U]:
+        begin()
+        while waiting:
+            result = waiting.popleft().result()
+            begin()
+            yield result
+            del result
+
     try:
         yield taken()
     finally:
-        over.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

@@ -6,6 +6,7 @@ the middle between two numbers that the two ways round it to neighbours, these a
 of their block, or a whole one where the format's range is uneven.
 """
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ _BLOCK = 32
 _STEPS = {"q8_0": 0.51 / 127, "q4_0": 1.01 / 8}
 _EPSILONS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 _ROUNDED = 2.0**-10  # a block's scale is a float16
+_PART = 1 << 17
 
 
 class Proof(NamedTuple):
@@ -67,19 +69,37 @@ def certify(folder: Path, proof: Proof) -> dict[str, Any]:
 
 
 def _tensors(opened: source.Source, proof: Proof) -> dict[str, Any]:
-    again = _again(proof)
+    dtype = llama_hf.parse_dtype(proof.dtype if proof.dtype in llama_hf.DTYPES else "float32")
+    rows_only = view.folded(proof.base, [adapter._replace(lora={}) for adapter in proof.adapters], dtype)
     equal = neighbours = 0
     largest = 0.0
     wanted = names.tensors(proof.config)[::-1]  # what was read and written last is in memory still, however large the model
-    meant_all, stored_all = (map(read, (tensor.name for tensor in wanted)) for read in (again.read, opened.read))
-    with ahead.ahead(meant_all) as meant_ahead, ahead.ahead(stored_all) as stored_ahead:
-        for tensor, meant, stored in zip(wanted, meant_ahead, stored_ahead, strict=True):
-            if meant.dtype == stored.dtype and _same_bits(meant, stored):
+
+    def compare(tensor: names.Tensor) -> tuple[int, float] | None:
+        stored = opened.read(tensor.name)
+        parts = _factors(proof, tensor)
+        if not parts:
+            meant = rows_only.read(tensor.name)
+            return None if _same_bits(meant, stored) else _apart(tensor, meant, stored, proof)
+        kernel_OI = proof.base.read(tensor.name)
+        again = functools.partial(merge.folded_again, kernel_OI, parts, dtype)
+        if stored.shape == kernel_OI.shape and all(_same_bits(meant_OI, stored[rows]) for rows, meant_OI in again()):
+            return None
+        return _apart(tensor, np.concatenate([meant_OI for _, meant_OI in again()]), stored, proof)
+
+    with ahead.ahead(compare, wanted) as compared:
+        for found in compared:
+            if found is None:
                 equal += 1
-                continue
-            count, distance = _apart(tensor, meant, stored, proof)
-            neighbours, largest = neighbours + count, max(largest, distance)
+            else:
+                neighbours, largest = neighbours + found[0], max(largest, found[1])
     return {"compared": len(wanted), "equal": equal, "neighbours": neighbours, "max_abs": largest}
+
+
+def _factors(proof: Proof, tensor: names.Tensor) -> list[merge.Factors]:
+    """What was folded into a tensor."""
+    path = tensor.path.removeprefix("params/").removesuffix("/kernel")
+    return view.factors(proof.adapters, path, tensor.layer) if tensor.form == "kernel" else []
 
 
 def _apart(tensor: names.Tensor, meant: np.ndarray, stored: np.ndarray, proof: Proof) -> tuple[int, float]:
@@ -98,26 +118,12 @@ def _apart(tensor: names.Tensor, meant: np.ndarray, stored: np.ndarray, proof: P
     return count, distance
 
 
-def _again(proof: Proof) -> view.View:
-    """What was meant, computed on the other way."""
-    known = {tensor.name: tensor for tensor in names.tensors(proof.config)}
-    dtype = llama_hf.parse_dtype(proof.dtype if proof.dtype in llama_hf.DTYPES else "float32")
-    plain = view.folded(proof.base, [adapter._replace(lora={}) for adapter in proof.adapters], dtype)
-
-    def read(name: str) -> np.ndarray:
-        tensor = known[name]
-        path = tensor.path.removeprefix("params/").removesuffix("/kernel")
-        parts = view.factors(proof.adapters, path, tensor.layer) if tensor.form == "kernel" else []
-        if not parts:
-            return plain.read(name)
-        return merge.folded_again(proof.base.read(name), parts, dtype)
-
-    return view.View(proof.config, read)
-
-
 def _same_bits(left: np.ndarray, right: np.ndarray) -> bool:
-    kind = f"u{left.itemsize}"
-    return left.shape == right.shape and np.array_equal(np.ascontiguousarray(left).view(kind), np.ascontiguousarray(right).view(kind))
+    """Whether two arrays are the same numbers of one dtype; looked at in parts that stay in a processor's cache."""
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    first, second = (np.asarray(array, order="C").reshape(-1).view(f"u{array.itemsize}") for array in (left, right))
+    return all(np.array_equal(first[start : start + _PART], second[start : start + _PART]) for start in range(0, first.size, _PART))
 
 
 def _beyond(first: np.ndarray, second: np.ndarray, meant: np.ndarray, stored: np.ndarray, dtype: str) -> int | None:
@@ -137,10 +143,9 @@ def _beyond(first: np.ndarray, second: np.ndarray, meant: np.ndarray, stored: np
 
 def _within_rounding(first: np.ndarray, second: np.ndarray, proof: Proof, tensor: names.Tensor) -> int | None:
     """How many numbers of a folded kernel differ, if none by more than two orders of summation in float32 may, and one rounding each."""
-    path = tensor.path.removeprefix("params/").removesuffix("/kernel")
     size_OI = np.abs(proof.base.read(tensor.name)).astype(np.float32)
     rank = 0
-    for a_IR, b_RO, scale in view.factors(proof.adapters, path, tensor.layer):
+    for a_IR, b_RO, scale in _factors(proof, tensor):
         size_OI += np.abs(b_RO.T) @ np.abs(a_IR.T) * abs(scale)
         rank += a_IR.shape[1]
     if not rank:

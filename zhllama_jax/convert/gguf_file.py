@@ -9,19 +9,17 @@ lengths, dimensions, products and offsets are Python integers, arrays of arrays 
 tensors nothing is read here. The writer never holds more than one.
 """
 
-import hashlib
 import mmap
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from zhllama_jax import files
-from zhllama_jax.convert import gguf_quant
+from zhllama_jax.convert import gguf_quant, sink
 
 Value = bool | int | float | str | Sequence[str] | np.ndarray
 """What a key may hold here: an int is written as uint32, a float as float32, an array in its own dtype."""
@@ -255,26 +253,16 @@ def write(path: str | Path, metadata: Mapping[str, Value], plan: Plan, tensors: 
       ValueError: a number of the metadata does not fit its type, or `path` is a directory.
     """
     source = iter(tensors)
-    digest = hashlib.sha256()
-    position = 0
-    with files.new_file(path) as stream, futures.ThreadPoolExecutor(1) as beside:
-
-        def put(part: bytes | memoryview) -> None:
-            nonlocal position
-            hashed = beside.submit(digest.update, part)
-            stream.write(part)
-            hashed.result()
-            position += len(part)
-
-        put(_head(metadata, plan))
+    with files.new_path(path) as place, sink.Sink(place) as stream:
+        stream.write(_head(metadata, plan))
         for wanted, (dtype, shape) in plan.items():
-            put(bytes(-position % ALIGNMENT))
+            stream.write(bytes(-stream.position % ALIGNMENT))
             name, octets = next(source)
             assert (name, octets.size) == (wanted, gguf_quant.num_bytes(shape, dtype)), f"{name} came where {wanted} was planned"
-            put(octets.data)
+            stream.write(octets.data)
         assert next(source, None) is None, "more tensors than planned"
-        put(bytes(-position % ALIGNMENT))
-    return {"sha256": digest.hexdigest(), "bytes": position}
+        stream.write(bytes(-stream.position % ALIGNMENT))
+        return stream.finish()
 
 
 def _head(metadata: Mapping[str, Value], plan: Plan) -> bytes:

@@ -5,11 +5,13 @@ survives hostile files but accepts more than one should (duplicate names, `../` 
 those first. Nothing here ever holds more than one tensor.
 """
 
+import functools
 import hashlib
 import json
 import math
 import mmap
 import re
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
@@ -20,7 +22,7 @@ import numpy as np
 import safetensors
 
 from zhllama_jax import files
-from zhllama_jax.convert import shard_index
+from zhllama_jax.convert import shard_index, sink
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -34,14 +36,14 @@ DTYPES: dict[str, np.dtype] = {
 ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 """Bytes of one number of each dtype that a header may name."""
 _EXPONENT_BITS = {"F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80}
-_LOOKED_AT = 1 << 20
-_PART = 64 << 20
+_LOOKED_AT = 1 << 17
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_HEADER = 100_000_000
 _SMALL_HEADER = 1_000_000
 _MAX_TENSORS = 100_000
 _MAX_DIMS = 64
+_SAID: dict[int, tuple[weakref.ref[np.ndarray], dict[str, Any]]] = {}
 _METADATA = {"__metadata__": {"format": "pt"}}
 
 
@@ -297,39 +299,44 @@ def _write_file(
         position = end
     raw = json.dumps(table, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
-    whole = hashlib.sha256(len(raw).to_bytes(8, "little") + raw)
-    with (
-        files.room(path, 8 + len(raw) + position),
-        open(path, "wb", buffering=0) as stream,
-        futures.ThreadPoolExecutor(1) as beside,
-        futures.ThreadPoolExecutor(1) as besides,
-    ):
+    with files.room(path, 8 + len(raw) + position), sink.Sink(path) as stream, futures.ThreadPoolExecutor(1) as beside:
         stream.write(len(raw).to_bytes(8, "little") + raw)
         for wanted, (dtype, shape) in plan.items():
             name, array = next(source)
             assert (name, array.dtype, array.shape) == (wanted, DTYPES[dtype], shape), f"{name} came where {wanted} was planned"
-            array = np.asarray(array, order="C")
-            octets = _octets(array)
-            hashed = beside.submit(whole.update, octets)
-            described = besides.submit(describe, array)
-            _write_all(stream, octets)
-            hashed.result()
+            described = beside.submit(describe, array)
+            stream.write(_octets(np.asarray(array, order="C")))
             digests[name] = described.result()
-    return {"sha256": whole.hexdigest(), "bytes": 8 + len(raw) + position}
-
-
-def _write_all(stream: Any, octets: memoryview) -> None:
-    """Writes all of a tensor, in parts: the disk begins with the first while the others are copied."""
-    for start in range(0, len(octets), _PART):
-        rest = octets[start : start + _PART]
-        while rest:
-            rest = rest[stream.write(rest) :]
+        return stream.finish()
 
 
 def describe(array: np.ndarray) -> dict[str, Any]:
-    """dtype, shape and sha256 of a tensor's numbers: what a manifest says about it."""
+    """dtype, shape and sha256 of a tensor's numbers: what a manifest says about it.
+
+    What was said of an array that nobody can write to, a window into a file, is said again without hashing it again.
+    """
+    reference, said = _SAID.get(id(array), (None, {}))
+    if reference is not None and reference() is array:
+        return dict(said)
     digest = hashlib.sha256(_octets(np.asarray(array, order="C"))).hexdigest()
-    return {"dtype": dtype_name(array.dtype), "shape": list(array.shape), "sha256": digest}
+    said = {"dtype": dtype_name(array.dtype), "shape": list(array.shape), "sha256": digest}
+    if _is_window(array):
+        _SAID[id(array)] = weakref.ref(array, functools.partial(_forget, id(array))), said
+    return dict(said)
+
+
+def _is_window(array: np.ndarray) -> bool:
+    """Whether an array shows a part of a file that is mapped for reading."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return False
+        base = base.base
+    return isinstance(base, memoryview) and isinstance(base.obj, mmap.mmap)
+
+
+def _forget(number: int, _: object) -> None:
+    _SAID.pop(number, None)
 
 
 def not_finite(array: np.ndarray) -> int:

@@ -5,18 +5,18 @@ storages), `data/0`, `data/1` … (the storages' bytes), `byteorder` and `versio
 between its members or unpack to far more than it weighs; `Archive` accepts none of that. Member names are labels here, never paths.
 """
 
-import hashlib
 import mmap
 import os
 import re
 import struct
 import zlib
 from collections.abc import Iterator
-from concurrent import futures
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from zhllama_jax.convert import sink
 
 # The format's records without their variable parts, named as in PKWARE's APPNOTE.
 _LOCAL = struct.Struct("<4s5H3L2H")
@@ -269,22 +269,19 @@ class Writer:
     """Writes an archive member by member, each at a multiple of `ALIGNMENT`; the digest grows with the file."""
 
     def __init__(self, path: str | Path):
-        self._stream = open(path, "wb")  # noqa: SIM115 (closed by `close`)
-        self._digest = hashlib.sha256()
-        self._hasher = futures.ThreadPoolExecutor(1)
-        self._position = 0
+        self._sink = sink.Sink(path)
         self._central: list[bytes] = []
 
     def add(self, name: str, content: bytes | memoryview) -> None:
         """Appends one member."""
-        raw, size, crc, offset = f"{FOLDER}/{name}".encode(), len(content), zlib.crc32(content), self._position
+        raw, size, crc, offset = f"{FOLDER}/{name}".encode(), len(content), zlib.crc32(content), self._sink.position
         large = struct.pack("<2H2Q", 1, 16, size, size) if size >= _WIDE_FROM else b""
         padding = -(offset + _LOCAL.size + len(raw) + len(large) + 4) % ALIGNMENT
         extra = large + struct.pack("<2s H", b"FB", padding) + b"Z" * padding
         narrow = _FULL32 if large else size
         facts = (45 if large else 20, 0, 0, 0, _FIRST_OF_1980, crc, narrow, narrow, len(raw))
-        self._put(_LOCAL.pack(b"PK\3\4", *facts, len(extra)) + raw + extra)
-        self._put(content)
+        self._sink.write(_LOCAL.pack(b"PK\3\4", *facts, len(extra)) + raw + extra)
+        self._sink.write(content)
         far = offset >= _WIDE_FROM
         wide = (large[4:] if large else b"") + (struct.pack("<Q", offset) if far else b"")
         wide = struct.pack("<2H", 1, len(wide)) + wide if wide else b""
@@ -293,25 +290,16 @@ class Writer:
 
     def finish(self) -> dict[str, str | int]:
         """Writes the table of contents and closes the file; returns the file's `sha256` and `bytes`."""
-        begin, directory, count = self._position, b"".join(self._central), len(self._central)
-        self._put(directory)
-        end = self._position
+        begin, directory, count = self._sink.position, b"".join(self._central), len(self._central)
+        self._sink.write(directory)
+        end = self._sink.position
         if wide := begin >= _WIDE_FROM or count >= _MANY_FROM:
-            self._put(_END64.pack(b"PK\6\6", _END64.size - 12, 45, 45, 0, 0, count, count, len(directory), begin))
-            self._put(_LOCATOR.pack(b"PK\6\7", 0, end, 1))
+            self._sink.write(_END64.pack(b"PK\6\6", _END64.size - 12, 45, 45, 0, 0, count, count, len(directory), begin))
+            self._sink.write(_LOCATOR.pack(b"PK\6\7", 0, end, 1))
         few, near = (_FULL16, _FULL32) if wide else (count, begin)
-        self._put(_END.pack(b"PK\5\6", 0, 0, few, few, len(directory), near, 0))
-        self.close()
-        return {"sha256": self._digest.hexdigest(), "bytes": self._position}
+        self._sink.write(_END.pack(b"PK\5\6", 0, 0, few, few, len(directory), near, 0))
+        return self._sink.finish()
 
     def close(self) -> None:
         """Closes the file, finished or not."""
-        self._hasher.shutdown()
-        self._stream.close()
-
-    def _put(self, content: bytes | memoryview) -> None:
-        # SHA-256 takes about as long as the disk: side by side, and done when this returns, so that the caller may reuse its array.
-        hashed = self._hasher.submit(self._digest.update, content)
-        self._stream.write(content)
-        hashed.result()
-        self._position += len(content)
+        self._sink.close()

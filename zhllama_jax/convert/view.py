@@ -21,17 +21,16 @@ class View(NamedTuple):
 
     Attributes:
       config: its shape.
-      read: the tensor of a name, under Hugging Face's names and in its shapes.
+      read: the tensor of a name, under Hugging Face's names and in its shapes; several threads may ask at once.
     """
 
     config: config_lib.LlamaConfig
     read: Callable[[str], np.ndarray]
 
     def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
-        """All tensors in the order of `names.tensors`, one at a time, of which the next is made while one is used."""
-        made = ((tensor.name, self.read(tensor.name)) for tensor in names.tensors(self.config))
-        with ahead.ahead(made) as items:
-            yield from items
+        """All tensors in the order of `names.tensors`, one at a time, of which the next are made while one is used."""
+        with ahead.ahead(lambda tensor: (tensor.name, self.read(tensor.name)), names.tensors(self.config)) as made:
+            yield from made
 
 
 def stored(opened: source.Source) -> View:

@@ -1,7 +1,7 @@
 """Folding: W + (A B) · scale, accumulated in float32 and rounded once."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from zhllama_jax import arrays, tree
 from zhllama_jax.lora import adapters
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 15
 """So many numbers of a kernel are folded at a time: their float32 sums and products stay in a processor's cache."""
 
 _BLOCK_OF_XLA = 1 << 20
@@ -58,16 +58,14 @@ def folded(kernel_OI: np.ndarray, parts: Sequence[Factors], dtype: np.dtype) -> 
     return result_OI
 
 
-def folded_again(kernel_OI: np.ndarray, parts: Sequence[Factors], dtype: np.dtype) -> np.ndarray:
-    """What `folded` makes, by XLA: to hold one against the other."""
+def folded_again(kernel_OI: np.ndarray, parts: Sequence[Factors], dtype: np.dtype) -> Iterator[tuple[slice, np.ndarray]]:
+    """What `folded` makes, rows after rows, by XLA: to hold one against the other."""
     outputs, inputs = kernel_OI.shape
-    result_OI = np.empty(kernel_OI.shape, dtype)
     step = max(1, _BLOCK_OF_XLA // inputs)
     factors = [(jnp.asarray(a_IR), b_RO, scale) for a_IR, b_RO, scale in parts]
     for first in range(0, outputs, step):
         rows = slice(first, first + step)
-        result_OI[rows] = _folded(kernel_OI[rows], [(a_IR, b_RO[:, rows], scale) for a_IR, b_RO, scale in factors], dtype=dtype)
-    return result_OI
+        yield rows, np.asarray(_folded(kernel_OI[rows], [(a_IR, b_RO[:, rows], scale) for a_IR, b_RO, scale in factors], dtype=dtype))
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
