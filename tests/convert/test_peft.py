@@ -358,19 +358,23 @@ def test_what_the_configuration_names_must_be_there(
 
 
 @pytest.mark.parametrize(
-    ("targets", "message"),
+    ("settings", "message"),
     [
-        (["q_proj"], r"has factors of model\.layers\.0\.mlp\.up_proj, model\.layers\.1\.mlp\.up_proj, which target_modules does not name"),
-        (["q_proj", "layers.1.mlp.up_proj"], r"has factors of model\.layers\.0\.mlp\.up_proj, which"),
+        (
+            {"target_modules": ["q_proj"]},
+            r"model\.layers\.0\.mlp\.up_proj, model\.layers\.1\.mlp\.up_proj, which target_modules does not name",
+        ),
+        ({"target_modules": ["q_proj", "layers.1.mlp.up_proj"]}, r"has factors of model\.layers\.0\.mlp\.up_proj, which"),
+        ({"layers_to_transform": [0]}, r"layers\.1\.mlp\.up_proj, model\.layers\.1\.self_attn\.q_proj, which layers_to_transform does not"),
     ],
 )
 def test_factors_that_peft_would_pass_over_are_refused(
-    save: Callable[..., Path], config: config_lib.LlamaConfig, targets: list[str], message: str
+    save: Callable[..., Path], config: config_lib.LlamaConfig, settings: dict[str, object], message: str
 ) -> None:
     shape = lora_config_lib.LoraConfig(rank=3, alpha=8.0, targets=("q_proj", "up_proj"))
     directory = save(lora=random_lora(config, shape), lora_config=shape)
     assert peft.load(directory).lora_config == shape
-    edit(directory, target_modules=targets)
+    edit(directory, **settings)
     with pytest.raises(ValueError, match=message):
         peft.load(directory)
 

@@ -98,17 +98,22 @@ class Settings(NamedTuple):
         return rank, alpha / (math.sqrt(rank) if self.rslora else rank)
 
     def require_named(self, modules: Sequence[str], *, where: str) -> None:
-        """Refuses factors of modules that are not targets: PEFT would pass over them.
+        """Refuses factors of modules that are not targets, or in layers that are not: PEFT would pass over them.
 
         Raises:
           ValueError: with all of them.
         """
-        unnamed = [] if self.targets is None else [module for module in modules if not any(is_named(module, name) for name in self.targets)]
-        if unnamed:
-            raise ValueError(
-                f"{where} has factors of {names.listed(sorted(set(unnamed)))}, which target_modules does not name: PEFT passes over "
-                "them, so name them there if they belong to the adapter, or save it again without them"
-            )
+        ends = self.targets
+        strange = {
+            "target_modules": [] if ends is None else [module for module in modules if not any(is_named(module, end) for end in ends)],
+            "layers_to_transform": [module for module in modules if self.layers and int(module.split(".")[2]) not in self.layers],
+        }
+        for key, unnamed in strange.items():
+            if unnamed:
+                raise ValueError(
+                    f"{where} has factors of {names.listed(sorted(set(unnamed)))}, which {key} does not name: PEFT passes over them, so "
+                    "name them there if they belong to the adapter, or save it again without them"
+                )
 
     def lora_config(self, targets: tuple[str, ...]) -> lora_config_lib.LoraConfig:
         """The configuration of a new adapter like this one, exceptions left out."""
