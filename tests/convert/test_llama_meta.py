@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax import tree
-from zhllama_jax.convert import llama_meta, meta_params, names, safetensors_io
+from zhllama_jax.convert import llama_meta, meta_params, names, safetensors_io, sink
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import rope_config
 
@@ -171,8 +171,9 @@ def test_views_that_share_a_storage_are_read(tmp_path: Path, make_params: MakePa
         agree(reader, tensors)
 
 
-def test_one_tensor_at_a_time(tmp_path: Path, make_params: MakeParams) -> None:
+def test_one_tensor_at_a_time(tmp_path: Path, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = model(GROUPED, make_params)
+    monkeypatch.setattr(sink, "_CHUNK", sink._BLOCK)
     asked = []
 
     def stream() -> Iterable[tuple[str, np.ndarray]]:
