@@ -161,8 +161,17 @@ def _means(rows_VD: arrays.Array, pieces: Sequence[Sequence[int]]) -> arrays.Arr
     lengths = np.array([len(entry) for entry in pieces])
     flat = np.array([id_ for entry in pieces for id_ in entry], dtype=np.int32)
     owners = np.repeat(np.arange(len(pieces), dtype=np.int32), lengths)
-    total_VD = jax.ops.segment_sum(rows_VD[flat].astype(jnp.float32), owners, num_segments=len(pieces))
-    return total_VD / jnp.maximum(jnp.asarray(lengths, jnp.float32), 1)[:, None]
+    # One program for all parts: their lists of ids are filled up with row 0, owned by nobody.
+    spare = (1 << max(0, len(flat) - 1).bit_length()) - len(flat)
+    flat, owners = np.pad(flat, (0, spare)), np.pad(owners, (0, spare), constant_values=_AT_ONCE)
+    lengths = np.pad(lengths, (0, _AT_ONCE - len(pieces)))
+    return _owned_means(rows_VD, flat, owners, lengths.astype(np.float32))[: len(pieces)]
+
+
+@jax.jit
+def _owned_means(rows_VD: arrays.Array, flat: arrays.Array, owners: arrays.Array, lengths: arrays.Array) -> arrays.Array:
+    total_VD = jax.ops.segment_sum(jnp.asarray(rows_VD)[flat].astype(jnp.float32), owners, num_segments=_AT_ONCE)
+    return total_VD / jnp.maximum(lengths, 1)[:, None]
 
 
 def _check(config: config_lib.LlamaConfig, pieces: Sequence[Sequence[int]], init: str, key: arrays.Array | None) -> None:
