@@ -1,32 +1,39 @@
 """What was proved of a model before it took its name: every tensor, read back, and logits where numbers were changed.
 
-Tensors are read from the new files by the format's own reader and held against the source, read again and computed again on another way:
-W + Σ scale · (B A) by XLA, where the writer took NumPy. Stored numbers must be the same bits; where a product of float32 falls so close to
-the middle between two numbers that the two ways round it to neighbours, these are counted. Quantised numbers must lie within half a step
-of their block, or a whole one where the format's range is uneven.
+Tensors are read from the new files by the format's own reader and held against the source, read again. Numbers that are stored plainly must
+be the same bits as those of the source, rounded to the stored type. What adapters were folded into is computed again on another way: W + Σ
+scale · (B A) by XLA, where the writer took NumPy. Where the two sums of float32 lie on two sides of the middle between two numbers, the
+stored one is right if it is the nearest to a sum that another order of summation may make; such numbers are counted. Quantised numbers must
+lie within half a step of their block, or a whole one where the format's range is uneven.
 """
 
-import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
-from zhllama_jax.convert import ahead, llama_hf, names, peft, source, streamed, view
+from zhllama_jax.convert import ahead, gguf_quant, llama_hf, names, peft, source, streamed, view
 from zhllama_jax.lora import merge
 from zhllama_jax.model import config as config_lib
 
 # How far logits may be from those of the source in float32, as a share of the largest: rounding of weights, over all layers.
-TOLERANCES = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 0.25, "q8_0": 0.25, "q4_0": 1.0}
+TOLERANCES = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 0.25, "q8_0": 0.25, "q4_0": 0.5}
 
-# Numbers in a block of a quantised tensor, and how far one may be from what was meant, as a share of the largest of its block.
-_BLOCK = 32
-_STEPS = {"q8_0": 0.51 / 127, "q4_0": 1.01 / 8}
-_EPSILONS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-_ROUNDED = 2.0**-10  # a block's scale is a float16
-_PART = 1 << 17
+# How far a number of a quantised tensor may be from what was meant, as a share of the largest of its block; a block's scale is a float16.
+_STEPS = {"Q8_0": 0.51 / 127 + 2.0**-10, "Q4_0": 1.01 / 8 + 2.0**-10}
+_BITS = {"float32": 24, "float16": 11, "bfloat16": 8}  # of a significand
+_AT_ONCE = 1 << 17
+"""So many numbers are compared at a time: they stay in a processor's cache."""
+
+
+class _Found(NamedTuple):
+    """What was found in a tensor: numbers that another order of summation rounds otherwise, and the largest difference."""
+
+    neighbours: int
+    max_abs: float
 
 
 class Proof(NamedTuple):
@@ -69,31 +76,66 @@ def certify(folder: Path, proof: Proof) -> dict[str, Any]:
 
 
 def _tensors(opened: source.Source, proof: Proof) -> dict[str, Any]:
+    wanted = names.tensors(proof.config)[::-1]  # what was read last of the source is in memory still, however large it is
     dtype = llama_hf.parse_dtype(proof.dtype if proof.dtype in llama_hf.DTYPES else "float32")
     rows_only = view.folded(proof.base, [adapter._replace(lora={}) for adapter in proof.adapters], dtype)
+
+    def compare(tensor: names.Tensor) -> _Found | None:
+        stored = opened.read(tensor.name)
+        kind = opened.reader.entries[tensor.name].dtype
+        parts = _factors(proof, tensor)
+        meant = (proof.base if parts else rows_only).read(tensor.name)
+        if meant.shape != stored.shape:
+            raise _refused(tensor, float("inf"))
+        if parts:
+            return _compare_folded(tensor, meant, parts, stored, kind, dtype)
+        return _compare_plain(tensor, meant, stored, kind)
+
     equal = neighbours = 0
     largest = 0.0
-    wanted = names.tensors(proof.config)[::-1]  # what was read and written last is in memory still, however large the model
-
-    def compare(tensor: names.Tensor) -> tuple[int, float] | None:
-        stored = opened.read(tensor.name)
-        parts = _factors(proof, tensor)
-        if not parts:
-            meant = rows_only.read(tensor.name)
-            return None if _same_bits(meant, stored) else _apart(tensor, meant, stored, proof)
-        kernel_OI = proof.base.read(tensor.name)
-        again = functools.partial(merge.folded_again, kernel_OI, parts, dtype)
-        if stored.shape == kernel_OI.shape and all(_same_bits(meant_OI, stored[rows]) for rows, meant_OI in again()):
-            return None
-        return _apart(tensor, np.concatenate([meant_OI for _, meant_OI in again()]), stored, proof)
-
     with ahead.ahead(compare, wanted) as compared:
         for found in compared:
             if found is None:
                 equal += 1
             else:
-                neighbours, largest = neighbours + found[0], max(largest, found[1])
+                neighbours, largest = neighbours + found.neighbours, max(largest, found.max_abs)
     return {"compared": len(wanted), "equal": equal, "neighbours": neighbours, "max_abs": largest}
+
+
+def _compare_plain(tensor: names.Tensor, meant: np.ndarray, stored: np.ndarray, kind: str) -> _Found | None:
+    """Holds a tensor against what was meant, `kind` being the type in which it is stored; None for the same bits.
+
+    Raises:
+      ValueError: it differs by more than the type explains.
+    """
+    meant, stored = np.atleast_2d(meant), np.atleast_2d(stored)
+    largest = None if meant.dtype == stored.dtype and kind not in _STEPS else 0.0
+    for rows in _blocks(stored.shape, _AT_ONCE):
+        if kind in _STEPS:
+            largest = max(largest or 0.0, _quantised(tensor, meant[rows], stored[rows], kind))
+        elif not _same_bits(meant[rows].astype(stored.dtype, copy=False), stored[rows]):
+            raise _refused(tensor, _distance(meant[rows], stored[rows]))
+    return None if largest is None else _Found(0, largest)
+
+
+def _compare_folded(
+    tensor: names.Tensor, kernel_OI: np.ndarray, parts: Sequence[merge.Factors], stored_OI: np.ndarray, kind: str, dtype: np.dtype
+) -> _Found | None:
+    """Holds a kernel with adapters folded in, in `dtype`, against the source's and them; else as `_compare_plain`."""
+    neighbours, largest, other = 0, 0.0, kind in _STEPS or dtype != stored_OI.dtype
+    for rows in _blocks(kernel_OI.shape, merge.BLOCK_OF_XLA):
+        meant_OI = merge.folded_again(kernel_OI, parts, rows, dtype)
+        if kind in _STEPS:
+            largest = max(largest, _quantised(tensor, meant_OI, stored_OI[rows], kind))
+        elif not _same_bits(meant_OI.astype(stored_OI.dtype, copy=False), stored_OI[rows]):
+            exact_OI = merge.folded_again(kernel_OI, parts, rows, np.dtype(np.float32))
+            slack_OI = _slack(kernel_OI[rows], [part._replace(b_RO=part.b_RO[:, rows]) for part in parts])
+            distance = _distance(exact_OI, stored_OI[rows])
+            if not _is_nearest(stored_OI[rows], exact_OI, slack_OI):
+                raise _refused(tensor, distance)
+            neighbours += int((meant_OI.astype(stored_OI.dtype) != stored_OI[rows]).sum())
+            largest, other = max(largest, _distance(meant_OI, stored_OI[rows])), True
+    return _Found(neighbours, largest) if other else None
 
 
 def _factors(proof: Proof, tensor: names.Tensor) -> list[merge.Factors]:
@@ -102,63 +144,55 @@ def _factors(proof: Proof, tensor: names.Tensor) -> list[merge.Factors]:
     return view.factors(proof.adapters, path, tensor.layer) if tensor.form == "kernel" else []
 
 
-def _apart(tensor: names.Tensor, meant: np.ndarray, stored: np.ndarray, proof: Proof) -> tuple[int, float]:
-    """How many numbers of a tensor were rounded to neighbours, and how far two numbers are apart at the most.
-
-    Raises:
-      ValueError: further than the dtype explains.
-    """
-    first, second = meant.astype(np.float32), stored.astype(np.float32)
-    distance = float(np.abs(first - second).max()) if first.shape == second.shape else float("inf")
-    count = _beyond(first, second, meant, stored, proof.dtype)
-    if count is None and tensor.form == "kernel" and meant.dtype == stored.dtype:
-        count = _within_rounding(first, second, proof, tensor)
-    if count is None:
-        raise ValueError(f"{tensor.name} was written with other numbers than were meant (up to {distance:g} apart): nothing was kept")
-    return count, distance
+def _blocks(shape: Sequence[int], numbers: int) -> Iterator[slice]:
+    """Slices of rows that have about so many numbers."""
+    step = max(1, numbers // shape[1])
+    return (slice(first, min(first + step, shape[0])) for first in range(0, shape[0], step))
 
 
 def _same_bits(left: np.ndarray, right: np.ndarray) -> bool:
-    """Whether two arrays are the same numbers of one dtype; looked at in parts that stay in a processor's cache."""
-    if left.dtype != right.dtype or left.shape != right.shape:
-        return False
+    """Whether two arrays of one dtype and shape are the same bits."""
     first, second = (np.asarray(array, order="C").reshape(-1).view(f"u{array.itemsize}") for array in (left, right))
-    return all(np.array_equal(first[start : start + _PART], second[start : start + _PART]) for start in range(0, first.size, _PART))
+    return np.array_equal(first, second)
 
 
-def _beyond(first: np.ndarray, second: np.ndarray, meant: np.ndarray, stored: np.ndarray, dtype: str) -> int | None:
-    """How many numbers of two tensors are neighbours and not equal; None if some are further apart."""
-    if first.shape != second.shape:
-        return None
-    if meant.dtype == stored.dtype and dtype not in _STEPS:
-        apart = np.abs(_ordinals(meant) - _ordinals(stored))
-        return int((apart == 1).sum()) if apart.max() <= 1 else None
-    if dtype in _STEPS and first.size % _BLOCK == 0 and first.shape[-1] % _BLOCK == 0:
-        error, peak = (np.abs(part).reshape(-1, _BLOCK).max(axis=-1) for part in (first - second, first))
-        return 0 if bool((error <= peak * (_STEPS[dtype] + _ROUNDED) + 1e-7).all()) else None
-    if dtype in _STEPS:  # rows that no block divides are stored as float16
-        return 0 if bool(np.allclose(first, second, rtol=2.0**-10, atol=1e-7)) else None
-    return 0 if np.array_equal(first, second) else None  # one is stored in a wider dtype
+def _quantised(tensor: names.Tensor, meant: np.ndarray, stored: np.ndarray, kind: str) -> float:
+    """How far the numbers of a quantised tensor are from what was meant.
+
+    Raises:
+      ValueError: further than the type explains.
+    """
+    wide = meant.astype(np.float32)
+    error, peak = (np.abs(part).reshape(-1, gguf_quant.BLOCK).max(axis=-1) for part in (wide - stored, wide))
+    if not bool((error <= peak * _STEPS[kind] + 1e-7).all()):
+        raise _refused(tensor, float(error.max()))
+    return float(error.max())
 
 
-def _within_rounding(first: np.ndarray, second: np.ndarray, proof: Proof, tensor: names.Tensor) -> int | None:
-    """How many numbers of a folded kernel differ, if none by more than two orders of summation in float32 may, and one rounding each."""
-    size_OI = np.abs(proof.base.read(tensor.name)).astype(np.float32)
-    rank = 0
-    for a_IR, b_RO, scale in _factors(proof, tensor):
+def _slack(kernel_OI: np.ndarray, parts: Sequence[merge.Factors]) -> np.ndarray:
+    """How far two sums of W and the products in float32 may be apart: every sum and product is rounded once, whatever their order."""
+    size_OI = np.abs(kernel_OI.astype(np.float32))
+    for a_IR, b_RO, scale in parts:
         size_OI += np.abs(b_RO.T) @ np.abs(a_IR.T) * abs(scale)
-        rank += a_IR.shape[1]
-    if not rank:
-        return None
-    bound_OI = (2 * rank + 4) * 2.0**-24 * size_OI + np.abs(first) * 2 * _EPSILONS[proof.dtype]
-    return int((first != second).sum()) if bool((np.abs(first - second) <= bound_OI).all()) else None
+    slack_OI: np.ndarray = (2 * sum(part.a_IR.shape[1] for part in parts) + 4) * 2.0**-24 * size_OI
+    return slack_OI
 
 
-def _ordinals(values: np.ndarray) -> np.ndarray:
-    """Floats as integers in their order, so that neighbours differ by one."""
-    bits = np.ascontiguousarray(values).view(f"i{values.itemsize}").astype(np.int64)
-    lowest = -(1 << (8 * values.itemsize - 1))
-    return np.where(bits < 0, lowest - bits, bits)
+def _is_nearest(stored: np.ndarray, exact: np.ndarray, slack: np.ndarray) -> bool:
+    """Whether each stored number is the nearest of its dtype to a number that lies within `slack` of the exact one."""
+    values = stored.astype(np.float32)
+    power = (values.view(np.uint32) & 0x7F80_0000).view(np.float32)  # of two, at or below the number
+    half_step = power * np.float32(2.0 ** -_BITS[stored.dtype.name])
+    smallest = float(ml_dtypes.finfo(stored.dtype).smallest_subnormal)
+    return bool((np.abs(values - exact) <= np.maximum(half_step, smallest) + slack).all())
+
+
+def _distance(left: np.ndarray, right: np.ndarray) -> float:
+    return float(np.abs(left.astype(np.float32) - right.astype(np.float32)).max())
+
+
+def _refused(tensor: names.Tensor, distance: float) -> ValueError:
+    return ValueError(f"{tensor.name} was written with other numbers than were meant (up to {distance:g} apart): nothing was kept")
 
 
 def _logits(opened: source.Source, proof: Proof) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Folding: W + (A B) · scale, accumulated in float32 and rounded once."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from zhllama_jax.lora import adapters
 _BLOCK = 1 << 15
 """So many numbers of a kernel are folded at a time: their float32 sums and products stay in a processor's cache."""
 
-_BLOCK_OF_XLA = 1 << 20
+BLOCK_OF_XLA = 1 << 20
 """The same for XLA, which takes longer to begin."""
 
 
@@ -58,14 +58,10 @@ def folded(kernel_OI: np.ndarray, parts: Sequence[Factors], dtype: np.dtype) -> 
     return result_OI
 
 
-def folded_again(kernel_OI: np.ndarray, parts: Sequence[Factors], dtype: np.dtype) -> Iterator[tuple[slice, np.ndarray]]:
-    """What `folded` makes, rows after rows, by XLA: to hold one against the other."""
-    outputs, inputs = kernel_OI.shape
-    step = max(1, _BLOCK_OF_XLA // inputs)
-    factors = [(jnp.asarray(a_IR), b_RO, scale) for a_IR, b_RO, scale in parts]
-    for first in range(0, outputs, step):
-        rows = slice(first, first + step)
-        yield rows, np.asarray(_folded(kernel_OI[rows], [(a_IR, b_RO[:, rows], scale) for a_IR, b_RO, scale in factors], dtype=dtype))
+def folded_again(kernel_OI: np.ndarray, parts: Sequence[Factors], rows: slice, dtype: np.dtype) -> np.ndarray:
+    """Some rows of what `folded` makes, by XLA: to hold one against the other. Fastest with about `BLOCK_OF_XLA` numbers."""
+    taken = [(a_IR, b_RO[:, rows], scale) for a_IR, b_RO, scale in parts]
+    return np.asarray(_folded(kernel_OI[rows], taken, dtype=dtype))
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
