@@ -25,6 +25,8 @@ def source(tmp_path: Path) -> Path:
         "README.md": "# Page",
         ".gitattributes": "*.bin lfs",
         "pytorch_model.bin": "pickle",
+        "certificate.json": "{}",
+        "training_args.bin": "pickle",
     }
     for name, text in contents.items():
         (tmp_path / name).write_text(text)
@@ -36,7 +38,7 @@ def test_neutral_files_go_along_and_the_rest_is_named(source: Path) -> None:
     found = carry.find(source, None, num_pieces=32_000)
     assert found.files == {"LICENSE.txt": b"You may.", "Notice": b"by me", "USE_POLICY.md": b"Be good.", carry.TEMPLATE: b"{{ messages }}"}
     assert found.notes == [
-        "left out of what is written: README.md, original/, pytorch_model.bin",
+        "left out of what is written: README.md, original/, training_args.bin",
         "added_tokens.json names [PAD], of which tokenizer.model knows nothing: left out",
     ]
 
@@ -47,7 +49,7 @@ def test_a_template_that_is_known_makes_its_own_chat_template(source: Path) -> N
     assert carry.find(source, None, num_pieces=32_000).files[carry.TEMPLATE] == b"{{ theirs }}", "the file beats the setting"
     found = carry.find(source, manifest.Prompt("alpaca"), num_pieces=32_000)
     assert carry.TEMPLATE not in found.files
-    assert found.notes == [f"left out of what is written: README.md, {carry.TEMPLATE}, original/, pytorch_model.bin"]
+    assert found.notes == [f"left out of what is written: README.md, {carry.TEMPLATE}, original/, training_args.bin"]
     assert carry.TEMPLATE in carry.find(source, manifest.Prompt("none"), num_pieces=32_000).files
 
 

@@ -159,6 +159,16 @@ def test_transformers_loads_the_files(tmp_path: Path, padded_tokenizer: processo
         assert theirs.decode(padded_tokenizer.encode(text, bos=True, eos=True), skip_special_tokens=True) == text.replace("▁", " ")
 
 
+def test_the_model_s_padding_id_pads_where_the_tokenizer_has_none(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer_hf.write(tmp_path, tokenizer, max_length=2048, prompt=None, pad_id=tokenizer.unk_id)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.pad_token_id == theirs.unk_token_id == tokenizer.unk_id
+    assert theirs(["a", "b c d"], padding=True)["attention_mask"][0][0] == 0
+    tokenizer_hf.write(tmp_path, tokenizer, max_length=2048, prompt=None, pad_id=tokenizer.vocab_size)  # a row without a piece
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path).pad_token_id is None
+
+
 def test_no_padding_piece_no_padding_files(tmp_path: Path, tokenizer: processor.Tokenizer) -> None:
     tokenizer_hf.write(tmp_path, tokenizer, max_length=2048, prompt=manifest.Prompt("none"))
     assert sorted(path.name for path in tmp_path.iterdir()) == [

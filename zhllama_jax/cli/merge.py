@@ -44,7 +44,7 @@ def run(
       shards: meta: number of files.
       even_shards: meta: refuse a vocabulary that the files cannot share evenly; else the last file has what is left over.
       logits: compare logits too, on 64 tokens, layer by layer: adapters beside the base against the merged model.
-      allow_unknown_keys: pass over keys of config.json or params.json that nobody knows here, which may change the numbers.
+      allow_unknown_keys: pass over keys of configurations, the adapters' too, that nobody knows here, which may change the numbers.
       overwrite: replace a directory that zhllama wrote, at once when the new one is complete; an input is never replaced.
 
     Examples:

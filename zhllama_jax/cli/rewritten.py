@@ -79,9 +79,13 @@ def run(
 def _say_proof(done: "rewrite.Rewritten") -> None:
     tensors: dict[str, Any] = done.certificate["tensors"]
     compared, equal = tensors["compared"], tensors["equal"]
-    rest = f", {tensors['neighbours']:,} numbers rounded to a neighbour" if tensors["neighbours"] else ""
-    apart = f", the others up to {tensors['max_abs']:.3g} apart" if equal < compared and not rest else ""
-    terminal.result(f"certificate: {equal} of {compared} tensors read back bit for bit as meant{rest}{apart}; {done.seconds:.1f} s in all")
+    rest = ""
+    if tensors["neighbours"]:
+        rest = f", {tensors['neighbours']:,} numbers rounded to a neighbour"
+    elif equal < compared:
+        rest = f", the others up to {tensors['max_abs']:.3g} apart" if tensors["max_abs"] else ", the others the same numbers, wider"
+    terminal.result(f"certificate: {equal} of {compared} tensors read back bit for bit as meant{rest}")
+    terminal.say(f"all but the logits took {done.seconds:.1f} s")
     if logits := done.certificate["logits"]:
         terminal.result(
             f"certificate: logits up to {logits['max_abs']:.3g} from the source's in float32 (largest {logits['largest']:.3g}), likeliest "

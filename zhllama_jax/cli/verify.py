@@ -46,6 +46,8 @@ def run(
     if right is not None or transformers:
         compilation.cache(compilation_cache)
     first = located.either(left)
+    if (right is not None or transformers) and (first / "adapter_config.json").is_file() and not (first / "config.json").is_file():
+        raise ValueError(f"{left} is an adapter: it is held against its manifest alone; merge it first to compare it with a model")
     if right is not None:
         found["compared"] = _compare(first, located.model(right), logits=logits)
     else:

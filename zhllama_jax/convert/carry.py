@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zhllama_jax import files, templates
-from zhllama_jax.convert import manifest, names, safetensors_io, tokenizer_hf
+from zhllama_jax.convert import manifest, names, tokenizer_hf
 
 MAX_BYTES = 1 << 20
 TEMPLATE = "chat_template.jinja"
@@ -24,9 +24,13 @@ _ANEW = {
     tokenizer_hf.CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
-    safetensors_io.INDEX,
     manifest.FILE,
+    "certificate.json",
+    "params.json",
+    "checklist.chk",
+    "Modelfile",
 }
+_WEIGHTS = re.compile(r"(.*\.safetensors|pytorch_model.*\.bin)(\.index\.json)?|consolidated\.\d+\.pth|.*\.gguf")
 
 
 class Carried(NamedTuple):
@@ -56,7 +60,7 @@ def find(directory: str | Path, prompt: manifest.Prompt | None, *, num_pieces: i
     for path in sorted(directory.iterdir()):
         name = path.name
         plain = path.is_file() and path.stat().st_size <= MAX_BYTES
-        if name in _ANEW or name.startswith(".") or name.endswith(".safetensors") or (ours and name == PAGE):
+        if name in _ANEW or name.startswith(".") or _WEIGHTS.fullmatch(name) or (ours and name == PAGE):
             continue
         if plain and (_KEPT.fullmatch(name) or (name == TEMPLATE and not templated)):
             kept[name] = path.read_bytes()

@@ -173,7 +173,7 @@ def write(
         files.write_json(folder / GENERATION, {**{key: value for key, value in generation.items() if key not in _NOTED}, **ids})
         for name, content in carried.items():
             (folder / name).write_bytes(content)
-        tokenizer_hf.write(folder, tokenizer, max_length=config.context, prompt=prompt)
+        tokenizer_hf.write(folder, tokenizer, max_length=config.context, prompt=prompt, pad_id=config.pad_token_id)
         page = card.model(
             Path(directory).name, config, dtype=dtype, tokenizer=tokenizer, prompt=prompt, history=history, carried=carried.keys()
         )

@@ -29,7 +29,9 @@ LLAMA_PIECES = "0f97b4337921e6e7e9b4620fc73338ee570aecd3c16038bc23870a887e995045
 _FOREIGN = (JSON, "vocab.json", "vocab.txt", "tiktoken.model", "spiece.model")
 
 
-def write(directory: str | Path, tokenizer: processor.Tokenizer, *, max_length: int, prompt: manifest.Prompt | None) -> None:
+def write(
+    directory: str | Path, tokenizer: processor.Tokenizer, *, max_length: int, prompt: manifest.Prompt | None, pad_id: int | None = None
+) -> None:
     """Writes `tokenizer.model`, `tokenizer.json` and the small files that transformers, llama.cpp and servers look for.
 
     Args:
@@ -37,6 +39,7 @@ def write(directory: str | Path, tokenizer: processor.Tokenizer, *, max_length: 
       tokenizer: what to write.
       max_length: the model's context length in tokens.
       prompt: gives the chat template, where its template has one.
+      pad_id: the model's id of padding, whose piece pads where the tokenizer has none for it: `<unk>` of many a LLaMA.
 
     Raises:
       ValueError: the tokenizer is not of LLaMA's kind (see `to_json`).
@@ -47,6 +50,8 @@ def write(directory: str | Path, tokenizer: processor.Tokenizer, *, max_length: 
     if tokenizer.pad_id is not None:
         specials["pad_token"] = tokenizer.piece(tokenizer.pad_id)
         files.write_json(directory / "added_tokens.json", {specials["pad_token"]: tokenizer.pad_id})
+    elif pad_id is not None and pad_id < tokenizer.vocab_size:
+        specials["pad_token"] = tokenizer.piece(pad_id)
     contents = to_json(tokenizer)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -103,8 +108,8 @@ def require_sentencepiece(directory: str | Path) -> bool:
     foreign = [name for name in _FOREIGN if (directory / name).is_file()]
     if foreign:
         raise ValueError(
-            f"{directory} has {foreign[0]} but no {MODEL}: LLaMA with a SentencePiece tokenizer is the scope; "
-            "other tokenizers (LLaMA-3's, for one) are not supported"
+            f"{directory} has {foreign[0]} but no {MODEL}: LLaMA with a SentencePiece tokenizer is the scope; put the {MODEL} that it was "
+            "made from beside it (transformers 5 leaves it out when it saves). Other tokenizers (LLaMA-3's, for one) are not supported"
         )
     return False
 

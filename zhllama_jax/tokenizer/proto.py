@@ -52,7 +52,8 @@ def read(path: str | Path) -> bytes:
         if (directory / "tokenizer.json").is_file():
             raise ValueError(
                 f"{directory} has a tokenizer.json but no tokenizer.model: LLaMA with a SentencePiece tokenizer is the scope of this "
-                "program, other tokenizers are not supported"
+                "program. Put the tokenizer.model that it was made from beside it (transformers 5 leaves it out when it saves); other "
+                "tokenizers are not supported"
             )
         raise FileNotFoundError(f"{directory} has no tokenizer.model")
     if path.suffix == ".json":
