@@ -5,13 +5,11 @@ survives hostile files but accepts more than one should (duplicate names, `../` 
 those first. Nothing here ever holds more than one tensor.
 """
 
-import functools
 import hashlib
 import json
 import math
 import mmap
 import re
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
@@ -43,7 +41,6 @@ _MAX_HEADER = 100_000_000
 _SMALL_HEADER = 1_000_000
 _MAX_TENSORS = 100_000
 _MAX_DIMS = 64
-_SAID: dict[int, tuple[weakref.ref[np.ndarray], dict[str, Any]]] = {}
 _METADATA = {"__metadata__": {"format": "pt"}}
 
 
@@ -311,32 +308,9 @@ def _write_file(
 
 
 def describe(array: np.ndarray) -> dict[str, Any]:
-    """dtype, shape and sha256 of a tensor's numbers: what a manifest says about it.
-
-    What was said of an array that nobody can write to, a window into a file, is said again without hashing it again.
-    """
-    reference, said = _SAID.get(id(array), (None, {}))
-    if reference is not None and reference() is array:
-        return dict(said)
+    """dtype, shape and sha256 of a tensor's numbers: what a manifest says about it."""
     digest = hashlib.sha256(_octets(np.asarray(array, order="C"))).hexdigest()
-    said = {"dtype": dtype_name(array.dtype), "shape": list(array.shape), "sha256": digest}
-    if _is_window(array):
-        _SAID[id(array)] = weakref.ref(array, functools.partial(_forget, id(array))), said
-    return dict(said)
-
-
-def _is_window(array: np.ndarray) -> bool:
-    """Whether an array shows a part of a file that is mapped for reading."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        if base.flags.writeable:
-            return False
-        base = base.base
-    return isinstance(base, memoryview) and isinstance(base.obj, mmap.mmap)
-
-
-def _forget(number: int, _: object) -> None:
-    _SAID.pop(number, None)
+    return {"dtype": dtype_name(array.dtype), "shape": list(array.shape), "sha256": digest}
 
 
 def not_finite(array: np.ndarray) -> int:
