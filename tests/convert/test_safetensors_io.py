@@ -269,6 +269,15 @@ def test_weights_of_other_dtypes_are_named(tmp_path: Path) -> None:
         reader.read("a")
 
 
+def test_a_closed_reader_maps_nothing_again(sharded: Path) -> None:
+    with safetensors_io.open_model(sharded) as reader:
+        kept = reader.read("b.weight")
+    np.testing.assert_array_equal(kept, ARRAYS["b.weight"])
+    for name in ("a.weight", "b.weight"):
+        with pytest.raises(AssertionError, match="the files are closed"):
+            reader.read(name)
+
+
 @pytest.mark.parametrize("dtype", safetensors_io.DTYPES)
 def test_numbers_that_are_none_are_counted(dtype: str) -> None:
     kind = safetensors_io.DTYPES[dtype]

@@ -171,6 +171,7 @@ class Reader:
         self.notes = list(notes)
         self._path: dict[str, Path] = {}
         self._mapped: dict[Path, np.ndarray] = {}
+        self._closed = False
         for path in paths:
             for name, entry in header(path).items():
                 if name in self.entries:
@@ -193,6 +194,7 @@ class Reader:
         Raises:
           ValueError: its dtype is not float32, float16 or bfloat16, or the library refuses the file.
         """
+        assert not self._closed, "the files are closed"
         path, entry = self._path[name], self.entries[name]
         if entry.dtype not in DTYPES:
             raise ValueError(f"{path}: {name} is {entry.dtype}; weights are read from {', '.join(DTYPES)}")
@@ -203,6 +205,7 @@ class Reader:
     def close(self) -> None:
         """Lets go of the files; arrays that were read stay."""
         self._mapped.clear()
+        self._closed = True
 
     def __enter__(self) -> "Reader":
         return self
