@@ -265,8 +265,11 @@ class Writer:
             (name, torch_pickle.Storage(str(number), dtype, math.prod(shape)), shape)
             for number, (name, (dtype, shape)) in enumerate(plan.items())
         )
-        self._archive.add("data.pkl", torch_pickle.compose(described))
-        self._archive.add("byteorder", b"little")
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._archive.close)
+            self._archive.add("data.pkl", torch_pickle.compose(described))
+            self._archive.add("byteorder", b"little")
+            stack.pop_all()
 
     def add(self, name: str, array: np.ndarray) -> None:
         """Appends the next tensor of the plan."""
