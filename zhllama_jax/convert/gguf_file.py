@@ -251,10 +251,14 @@ def write(path: str | Path, metadata: Mapping[str, Value], plan: Plan, tensors: 
 
     Raises:
       ValueError: a number of the metadata does not fit its type, or `path` is a directory.
+      OSError: the disk has no room for it, which is looked at before anything is written.
     """
-    source = iter(tensors)
-    with files.new_path(path) as place, sink.Sink(place) as stream:
-        stream.write(_head(metadata, plan))
+    source, head = iter(tensors), _head(metadata, plan)
+    size = _aligned(len(head), ALIGNMENT)
+    size += sum(_aligned(gguf_quant.num_bytes(shape, dtype), ALIGNMENT) for dtype, shape in plan.values())
+    with files.room(path, size), files.new_path(path) as place, sink.Sink(place) as stream:
+        files.require_room(place.parent, size)
+        stream.write(head)
         for wanted, (dtype, shape) in plan.items():
             stream.write(bytes(-stream.position % ALIGNMENT))
             name, octets = next(source)
