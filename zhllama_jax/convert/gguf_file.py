@@ -6,7 +6,7 @@ one tensor after the other.
 
 The reader believes no number of the file before it has held it against what is left of the file or against a bound of its own: counts,
 lengths, dimensions, products and offsets are Python integers, arrays of arrays are refused, and nothing is allocated by a claim. Of the
-tensors nothing is read here. The writer never holds more than one.
+tensors nothing is read here. The writer keeps none.
 """
 
 import mmap
@@ -238,7 +238,7 @@ class _Cursor:
 
 
 def write(path: str | Path, metadata: Mapping[str, Value], plan: Plan, tensors: Iterable[tuple[str, np.ndarray]]) -> dict[str, Any]:
-    """Writes a file, holding one tensor at a time; it appears under its name when it is whole.
+    """Writes a file, of whose tensors none is kept; it appears under its name when it is whole.
 
     Args:
       path: the file; one that is there is replaced.

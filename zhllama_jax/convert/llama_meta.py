@@ -9,7 +9,7 @@ columns and the norms are in every file:
     norms                             whole, the same in each
 
 The rows of wq and wk stand in another order than Hugging Face's (see `rotary`). Tables of angles (`rope.freqs`) follow from params.json and
-are passed over. Joining and cutting hold one tensor at a time.
+are passed over. Joining and cutting go tensor by tensor and keep none.
 """
 
 import contextlib

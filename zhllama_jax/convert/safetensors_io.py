@@ -2,7 +2,7 @@
 
 The format: eight bytes N (little-endian), N bytes of JSON that give each tensor's dtype, shape and byte range, then the bytes. The library
 survives hostile files but accepts more than one should (duplicate names, `../` in names, tensors without elements), so `header` refuses
-those first. Nothing here ever holds more than one tensor.
+those first. Nothing here keeps a tensor.
 """
 
 import hashlib
@@ -254,7 +254,7 @@ def write(
     stem: str = "model",
     shard_bytes: int = SHARD_BYTES,
 ) -> Written:
-    """Writes tensors to one file, or to shards and an index, holding one tensor at a time.
+    """Writes tensors to one file, or to shards and an index, as they come; none is kept.
 
     Args:
       directory: an existing folder.
