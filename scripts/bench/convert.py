@@ -4,8 +4,10 @@ Models are made on the spot, of random weights. Everything runs in processes of 
 are medians and their ratios. A copy is `cp -r` and waiting for the disk, as our writers wait for it. Every side begins with files that no
 memory holds.
 
-    python scripts/bench/convert.py --size 7b --folder /fast/disk          needs four times the model's size there
-    python scripts/bench/convert.py --size 1b --folder /tmp/bench --reference   beside transformers and PEFT, which hold all of it
+    python scripts/bench/convert.py --size 7b --folder /fast/disk --tokenizer llama.model --merged merged.model
+    python scripts/bench/convert.py --size 1b --folder /tmp/bench --tokenizer llama.model --merged merged.model --reference
+
+The first needs four times the model's size on that disk; `--reference` runs transformers and PEFT too, which hold all of the model.
 """
 
 import argparse
@@ -131,7 +133,7 @@ def make(folder: Path, given: argparse.Namespace) -> None:
     """The base in bfloat16, and an adapter in PEFT's layout as the reference releases it: rank 8 on all seven, both matrices whole."""
     import safetensors.numpy
 
-    from zhllama_jax.convert import llama_hf, names
+    from zhllama_jax.convert import llama_hf, manifest, names
     from zhllama_jax.model import config as config_lib
     from zhllama_jax.tokenizer import processor
 
@@ -153,6 +155,9 @@ def make(folder: Path, given: argparse.Namespace) -> None:
         llama_hf.write(
             folder / "base", tensors(), config=shape, tokenizer=tokenizer, dtype="bfloat16", prompt=None, generation={}, history=[]
         )
+        # As a released model is: with a manifest of ours every tensor of the source would be hashed too, 0.7 s a GB.
+        for name in (manifest.FILE, llama_hf.CERTIFICATE):
+            (folder / "base" / name).unlink(missing_ok=True)
     if (folder / "adapter").exists():
         return
     factors: dict[str, np.ndarray] = {}

@@ -1,12 +1,15 @@
 """The reader refuses what lies, at once and by name; the writer's files are, byte for byte, the library's."""
 
+import errno
 import random
 import re
+import shutil
 import struct
 import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax import files
-from zhllama_jax.convert import gguf_file, gguf_quant
+from zhllama_jax.convert import gguf_file, gguf_quant, sink
 
 gguf = pytest.importorskip("gguf")
 
@@ -242,6 +245,28 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         gguf_file.write(tmp_path / "x.gguf", METADATA, PLAN, stream())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = good.stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=size - 1))
+    told = f"No space left on device: {size:,} bytes are to be written, {size - 1:,} are free"
+    with pytest.raises(OSError, match=told) as caught:
+        gguf_file.write(tmp_path / "x.gguf", METADATA, PLAN, iter([]))
+    assert caught.value.filename == str(tmp_path / "x.gguf") and not list(tmp_path.iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=size))
+    gguf_file.write(tmp_path / "x.gguf", METADATA, PLAN, encoded())
+
+
+def test_a_disk_that_becomes_full_is_told_with_both_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sink.Sink, "finish", full_disk)
+    with pytest.raises(OSError, match=r"No space left on device: [\d,]+ bytes are to be written, [\d,]+ are free"):
+        gguf_file.write(tmp_path / "x.gguf", METADATA, PLAN, encoded())
+    assert not list(tmp_path.iterdir())
+
+
+def full_disk(_: sink.Sink) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_number_beyond_32_bits_is_refused_by_its_key(tmp_path: Path) -> None:

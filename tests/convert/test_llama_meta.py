@@ -1,8 +1,11 @@
 """Models cut as Meta's release cuts them, by a rule written out here row by row, are read bit for bit; what we cut torch.load reads."""
 
+import errno
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -185,6 +188,25 @@ def test_one_tensor_at_a_time(tmp_path: Path, make_params: MakeParams, monkeypat
     assert [name for name, _ in asked] == list(tensors)
     assert all(len(sizes) == 4 for _, sizes in asked), "all files are open from the first tensor on"
     assert all(size > 0 for size in asked[-1][1]), "and grow together"
+
+
+@pytest.mark.parametrize("becomes_full", [False, True])
+def test_a_full_disk_is_told_with_both_sizes(
+    tmp_path: Path, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch, becomes_full: bool
+) -> None:
+    tensors = model(GROUPED, make_params)
+    size = sum(array.nbytes for array in tensors.values())
+
+    def full_disk(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if becomes_full:
+        monkeypatch.setattr(sink.Sink, "finish", full_disk)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=size - (not becomes_full)))
+    with pytest.raises(OSError, match=f"No space left on device: {size:,} bytes are to be written, [0-9,]+ are free") as caught:
+        llama_meta.write(tmp_path, tensors.items() if becomes_full else [], config=GROUPED, dtype="F32")
+    assert caught.value.filename == str(tmp_path)
+    assert becomes_full or not list(tmp_path.iterdir()), "known before anything is written"
 
 
 def test_a_tied_model_gets_a_head(tmp_path: Path, make_params: MakeParams) -> None:

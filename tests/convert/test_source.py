@@ -1,6 +1,7 @@
 """A model is recognised by what is there, and what surrounds it comes along."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,21 @@ def test_a_flipped_bit_is_found_as_it_is_read(model: Path, tmp_path: Path, to: s
     file.write_bytes(data)
     with source.Source(tmp_path / "out") as opened, pytest.raises(ValueError, match=r"up_proj|checksum|CRC"):
         opened.read(name)
+
+
+def test_what_fails_to_open_leaves_no_file_open(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even while the error is still held: a tokenizer that is none, which is read to tell the rows of an extension."""
+    rewrite.run(model, tmp_path / "m", to="meta", logits=False)
+    (tmp_path / "m" / manifest.FILE).unlink()
+    (tmp_path / "m" / tokenizer_hf.MODEL).write_bytes(b"damaged")
+    monkeypatch.setattr(config_lib, "LLAMA_VOCAB_SIZE", 100)
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(ValueError, match=r"tokenizer\.model"):
+        try:
+            source.Source(tmp_path / "m")
+        finally:
+            left = sorted(os.listdir("/proc/self/fd"))
+    assert left == before
 
 
 def test_rows_behind_llama_s_are_an_extension_where_nobody_said_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> None:

@@ -1,11 +1,13 @@
 """A directory of every format is whole: weights, tokenizer, page, manifest; and its page says how to use it."""
 
+import errno
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from zhllama_jax.convert import manifest, target, view
+from zhllama_jax.convert import manifest, sink, target, view
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.tokenizer import processor
 
@@ -53,6 +55,28 @@ def test_a_refusal_in_the_proof_leaves_nothing(
                 tmp_path / "out", view.held(config, params), form=target.Form(to, "float32"), around=around(tokenizer), certify=certify
             )
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", ["hf", "meta", "gguf"])
+def test_a_failing_write_reads_nothing_more(
+    config: config_lib.LlamaConfig, params: Any, tokenizer: processor.Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: Any
+) -> None:
+    """The files that tensors come from are closed at once afterwards, so no thread may go on, not even while the error is still held."""
+    write, count = sink.Sink.write, [0]
+
+    def full(stream: sink.Sink, content: bytes | memoryview) -> None:
+        count[0] += 1
+        if count[0] == 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(stream, content)
+
+    monkeypatch.setattr(sink.Sink, "write", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        try:
+            target.write(tmp_path / "out", view.held(config, params), form=target.Form(to, "float32"), around=around(tokenizer))
+        finally:
+            left = [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    assert left == [] and list(tmp_path.iterdir()) == []
 
 
 def test_dtypes_are_the_format_s() -> None:

@@ -35,9 +35,10 @@ def test_cut_and_padded_are_each_other_s_way_back(config: config_lib.LlamaConfig
     assert not padded.read("lm_head.weight")[config.vocab_size :].any()
     back = view.cut(padded, config.vocab_size)
     assert back.config == config
-    for (name, value), (other, expected) in zip(back.tensors(), plain.tensors(), strict=True):
-        assert name == other
-        np.testing.assert_array_equal(value, expected)
+    with back.tensors() as found, plain.tensors() as known:
+        for (name, value), (other, expected) in zip(found, known, strict=True):
+            assert name == other
+            np.testing.assert_array_equal(value, expected)
     assert view.padded(plain, 1) is plain and view.cut(plain, config.vocab_size) is plain
     with pytest.raises(ValueError, match="pad_vocab_multiple must be at least 1, got 0"):
         view.padded(plain, 0)

@@ -91,18 +91,19 @@ def run(
             return certificate.certify(folder, certificate.Proof(made, (), made.config, dtype, [dtype], logits=False))
 
         carried = carry.find(model, opened.prompt, num_pieces=tokenizer.vocab_size)
-        llama_hf.write(
-            output,
-            made.tensors(),
-            config=made.config,
-            dtype=dtype,
-            tokenizer=tokenizer,
-            prompt=opened.prompt,
-            generation=llama_hf.with_sampling(vocabulary.without_gone_ends(opened.generation, old.vocab_size)),
-            carried=carried.files,
-            history=[*opened.history, step],
-            kept=opened.kept,
-            certify=certify,
-            overwrite=overwrite,
-        )
+        with made.tensors() as tensors:
+            llama_hf.write(
+                output,
+                tensors,
+                config=made.config,
+                dtype=dtype,
+                tokenizer=tokenizer,
+                prompt=opened.prompt,
+                generation=llama_hf.with_sampling(vocabulary.without_gone_ends(opened.generation, old.vocab_size)),
+                carried=carried.files,
+                history=[*opened.history, step],
+                kept=opened.kept,
+                certify=certify,
+                overwrite=overwrite,
+            )
         return Extended(config.vocab_size, unused, made.config, opened.notes + opened.reader.notes + carried.notes)

@@ -1,6 +1,8 @@
 """Base + adapters -> one model in memory: checked, accumulated in float32, rounded once.
 
-`rewrite` does the same from directory to directory and holds a few tensors at a time; both read through the same views.
+`rewrite` does the same from directory to directory and holds a few tensors at a time; both read through the same views. Two cases are not
+alike: a base with fewer rows than released adapters have is grown there and refused here, and one that is stored in several dtypes is
+float32 here where none is named and refused there.
 """
 
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ class Loaded(NamedTuple):
 
 
 def load(model: str | Path, adapters: Sequence[str | Path] = (), *, dtype: str | None = None, force: bool = False) -> Loaded:
-    """A model with adapters folded in, in memory: the weights that `rewrite.run` would write, and the tokenizer.
+    """A model with adapters folded in, in memory: what `rewrite.run` would write but for the two cases above, and the tokenizer.
 
     Where an adapter says which base it belongs to, the base's weights are digested as they are read.
 

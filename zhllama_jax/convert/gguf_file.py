@@ -6,7 +6,7 @@ one tensor after the other.
 
 The reader believes no number of the file before it has held it against what is left of the file or against a bound of its own: counts,
 lengths, dimensions, products and offsets are Python integers, arrays of arrays are refused, and nothing is allocated by a claim. Of the
-tensors nothing is read here. The writer never holds more than one.
+tensors nothing is read here. The writer keeps none.
 """
 
 import mmap
@@ -238,7 +238,7 @@ class _Cursor:
 
 
 def write(path: str | Path, metadata: Mapping[str, Value], plan: Plan, tensors: Iterable[tuple[str, np.ndarray]]) -> dict[str, Any]:
-    """Writes a file, holding one tensor at a time; it appears under its name when it is whole.
+    """Writes a file, of whose tensors none is kept; it appears under its name when it is whole.
 
     Args:
       path: the file; one that is there is replaced.
@@ -251,10 +251,14 @@ def write(path: str | Path, metadata: Mapping[str, Value], plan: Plan, tensors: 
 
     Raises:
       ValueError: a number of the metadata does not fit its type, or `path` is a directory.
+      OSError: the disk has no room for it, which is looked at before anything is written.
     """
-    source = iter(tensors)
-    with files.new_path(path) as place, sink.Sink(place) as stream:
-        stream.write(_head(metadata, plan))
+    source, head = iter(tensors), _head(metadata, plan)
+    size = _aligned(len(head), ALIGNMENT)
+    size += sum(_aligned(gguf_quant.num_bytes(shape, dtype), ALIGNMENT) for dtype, shape in plan.values())
+    with files.room(path, size), files.new_path(path) as place, sink.Sink(place) as stream:
+        files.require_room(place.parent, size)
+        stream.write(head)
         for wanted, (dtype, shape) in plan.items():
             stream.write(bytes(-stream.position % ALIGNMENT))
             name, octets = next(source)

@@ -1,7 +1,7 @@
 """A LLaMA as one GGUF file, out for llama.cpp and Ollama and in again, under Hugging Face's names and in its shapes.
 
 llama.cpp pairs neighbouring dimensions of a head in RoPE, as Meta's release does, so the rows of q and k are permuted on the way out
-and back on the way in. A tied model has no `output.weight`. Numbers are quantised and read one tensor at a time (see `gguf_quant`).
+and back on the way in. A tied model has no `output.weight`. Numbers are quantised and read tensor by tensor (see `gguf_quant`).
 """
 
 import hashlib
@@ -60,7 +60,7 @@ def write(
     prompt: manifest.Prompt | None = None,
     name: str | None = None,
 ) -> Written:
-    """Writes a model, holding one tensor at a time; the file appears under its name when it is whole.
+    """Writes a model, of whose tensors none is kept; the file appears under its name when it is whole.
 
     Args:
       path: the file; one that is there is replaced.

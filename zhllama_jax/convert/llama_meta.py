@@ -9,7 +9,7 @@ columns and the norms are in every file:
     norms                             whole, the same in each
 
 The rows of wq and wk stand in another order than Hugging Face's (see `rotary`). Tables of angles (`rope.freqs`) follow from params.json and
-are passed over. Joining and cutting hold one tensor at a time.
+are passed over. Joining and cutting go tensor by tensor and keep none.
 """
 
 import contextlib
@@ -246,6 +246,7 @@ def write(
 
     Raises:
       ValueError: the model cannot be cut so, or has something that the format cannot say.
+      OSError: the disk has no room for the files, which is looked at before anything is written.
     """
     directory = Path(directory)
     by_rows = embedding == "rows"
@@ -261,7 +262,9 @@ def write(
                 plan[meta] = dtype, tuple(len(range(*side.indices(size))) for side, size in zip(part, tensor.shape, strict=True))
     written = safetensors_io.Written({}, {})
     source = iter(tensors)
-    with contextlib.ExitStack() as stack, futures.ThreadPoolExecutor(1) as beside:
+    size = sum(math.prod(shape) * safetensors_io.ITEMSIZE[dtype] for plan in plans for _, shape in plan.values())
+    files.require_room(directory, size)
+    with files.room(directory, size), contextlib.ExitStack() as stack, futures.ThreadPoolExecutor(1) as beside:
         paths = [directory / f"consolidated.{number:02}.pth" for number in range(shards)]
         writers = [stack.enter_context(torch_io.Writer(path, plan)) for path, plan in zip(paths, plans, strict=True)]
         for tensor in wanted:

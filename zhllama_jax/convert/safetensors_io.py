@@ -2,16 +2,14 @@
 
 The format: eight bytes N (little-endian), N bytes of JSON that give each tensor's dtype, shape and byte range, then the bytes. The library
 survives hostile files but accepts more than one should (duplicate names, `../` in names, tensors without elements), so `header` refuses
-those first. Nothing here ever holds more than one tensor.
+those first. Nothing here keeps a tensor.
 """
 
-import functools
 import hashlib
 import json
 import math
 import mmap
 import re
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
@@ -43,7 +41,6 @@ _MAX_HEADER = 100_000_000
 _SMALL_HEADER = 1_000_000
 _MAX_TENSORS = 100_000
 _MAX_DIMS = 64
-_SAID: dict[int, tuple[weakref.ref[np.ndarray], dict[str, Any]]] = {}
 _METADATA = {"__metadata__": {"format": "pt"}}
 
 
@@ -174,6 +171,7 @@ class Reader:
         self.notes = list(notes)
         self._path: dict[str, Path] = {}
         self._mapped: dict[Path, np.ndarray] = {}
+        self._closed = False
         for path in paths:
             for name, entry in header(path).items():
                 if name in self.entries:
@@ -196,6 +194,7 @@ class Reader:
         Raises:
           ValueError: its dtype is not float32, float16 or bfloat16, or the library refuses the file.
         """
+        assert not self._closed, "the files are closed"
         path, entry = self._path[name], self.entries[name]
         if entry.dtype not in DTYPES:
             raise ValueError(f"{path}: {name} is {entry.dtype}; weights are read from {', '.join(DTYPES)}")
@@ -206,6 +205,7 @@ class Reader:
     def close(self) -> None:
         """Lets go of the files; arrays that were read stay."""
         self._mapped.clear()
+        self._closed = True
 
     def __enter__(self) -> "Reader":
         return self
@@ -254,7 +254,7 @@ def write(
     stem: str = "model",
     shard_bytes: int = SHARD_BYTES,
 ) -> Written:
-    """Writes tensors to one file, or to shards and an index, holding one tensor at a time.
+    """Writes tensors to one file, or to shards and an index, as they come; none is kept.
 
     Args:
       directory: an existing folder.
@@ -311,32 +311,9 @@ def _write_file(
 
 
 def describe(array: np.ndarray) -> dict[str, Any]:
-    """dtype, shape and sha256 of a tensor's numbers: what a manifest says about it.
-
-    What was said of an array that nobody can write to, a window into a file, is said again without hashing it again.
-    """
-    reference, said = _SAID.get(id(array), (None, {}))
-    if reference is not None and reference() is array:
-        return dict(said)
+    """dtype, shape and sha256 of a tensor's numbers: what a manifest says about it."""
     digest = hashlib.sha256(_octets(np.asarray(array, order="C"))).hexdigest()
-    said = {"dtype": dtype_name(array.dtype), "shape": list(array.shape), "sha256": digest}
-    if _is_window(array):
-        _SAID[id(array)] = weakref.ref(array, functools.partial(_forget, id(array))), said
-    return dict(said)
-
-
-def _is_window(array: np.ndarray) -> bool:
-    """Whether an array shows a part of a file that is mapped for reading."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        if base.flags.writeable:
-            return False
-        base = base.base
-    return isinstance(base, memoryview) and isinstance(base.obj, mmap.mmap)
-
-
-def _forget(number: int, _: object) -> None:
-    _SAID.pop(number, None)
+    return {"dtype": dtype_name(array.dtype), "shape": list(array.shape), "sha256": digest}
 
 
 def not_finite(array: np.ndarray) -> int:

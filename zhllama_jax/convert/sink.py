@@ -33,11 +33,11 @@ class Sink:
           OSError: it cannot be made.
         """
         self.position = 0
-        self._file, self._direct = _open(Path(path))
         self._chunk = memoryview(mmap.mmap(-1, _CHUNK))  # begins at a page, as direct writes ask for
         self._filled = 0
         self._digest = hashlib.sha256()
         self._hasher = futures.ThreadPoolExecutor(1)
+        self._file, self._direct = _open(Path(path))  # last, so that nothing fails while it is open and nobody's
 
     def write(self, content: bytes | memoryview) -> None:
         """Appends bytes, all of them; the caller may change them afterwards.

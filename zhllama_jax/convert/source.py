@@ -90,8 +90,7 @@ class Source:
         self.generation = llama_hf.load_generation(folder)
         self.kept = config_hf.NOTHING
         with contextlib.ExitStack() as stack:
-            raw = self._open(allow_unknown)
-            stack.callback(raw.close)
+            raw = self._open(allow_unknown, stack)
             if as_found:
                 self.reader = readers.Watched(raw)
             elif self.format == "gguf":  # its manifest records what is stored, and what is read is something else
@@ -106,21 +105,23 @@ class Source:
             names.check(self.config, shapes, where=str(path))
             stack.pop_all()
 
-    def _open(self, allow_unknown: bool) -> readers.Reader:
-        """The reader of the format; sets what the format says of the model."""
+    def _open(self, allow_unknown: bool, stack: contextlib.ExitStack) -> readers.Reader:
+        """The reader of the format, which `stack` closes; sets what the format says of the model."""
         if self.format == "hf":
             self.config, self.notes, self.kept = llama_hf.read_config(self.path, allow_unknown=allow_unknown)
             self.config = _split(self.config, self.path, self.notes)
-            return llama_hf.open_weights(self.path)
+            reader = llama_hf.open_weights(self.path)
+            stack.callback(reader.close)
+            return reader
         if self.format == "meta":
-            meta = llama_meta.Reader(self.path, allow_unknown=allow_unknown)
+            meta = stack.enter_context(llama_meta.Reader(self.path, allow_unknown=allow_unknown))
             self.config, self.notes = meta.config, []
             if self.contents is not None and isinstance(rows := self.contents.get("base_vocab_size"), int):
                 self.config = self.config.replace(base_vocab_size=rows)
             else:
                 self.config = _split(self.config, self.path, self.notes)
             return meta
-        gguf = gguf_io.Reader(gguf_file(self.path), allow_unknown=allow_unknown)
+        gguf = stack.enter_context(gguf_io.Reader(gguf_file(self.path), allow_unknown=allow_unknown))
         self.config, self.notes, self.prompt = gguf.config, [], gguf.prompt()
         return gguf
 

@@ -93,16 +93,17 @@ def write(
     """
     check(form)
     if form.to == "hf":
-        written = llama_hf.write(
-            output,
-            made.tensors(),
-            config=made.config,
-            dtype=form.dtype,
-            shard_bytes=form.shard_bytes,
-            certify=certify,
-            overwrite=overwrite,
-            **around._asdict(),
-        )
+        with made.tensors() as tensors:
+            written = llama_hf.write(
+                output,
+                tensors,
+                config=made.config,
+                dtype=form.dtype,
+                shard_bytes=form.shard_bytes,
+                certify=certify,
+                overwrite=overwrite,
+                **around._asdict(),
+            )
         return Written(written, [])
     llama_hf.check_tokenizer(made.config, around.tokenizer)
     config = llama_hf.with_ids(made.config, around.tokenizer)
@@ -131,9 +132,10 @@ def write(
 
 
 def _meta(folder: Path, output: Path, made: view.View, form: Form, around: Around) -> tuple[safetensors_io.Written, list[str]]:
-    written = llama_meta.write(
-        folder, made.tensors(), config=made.config, dtype=llama_hf.DTYPES[form.dtype], shards=form.shards, even=form.even
-    )
+    with made.tensors() as tensors:
+        written = llama_meta.write(
+            folder, tensors, config=made.config, dtype=llama_hf.DTYPES[form.dtype], shards=form.shards, even=form.even
+        )
     (folder / tokenizer_hf.MODEL).write_bytes(around.tokenizer.serialized)
     notes = []
     if made.config.context != config_lib.LlamaConfig.max_position_embeddings:
@@ -144,9 +146,10 @@ def _meta(folder: Path, output: Path, made: view.View, form: Form, around: Aroun
 def _gguf(folder: Path, output: Path, made: view.View, form: Form, around: Around) -> tuple[safetensors_io.Written, list[str]]:
     dtype = llama_hf.DTYPES.get(form.dtype, form.dtype.upper())
     path = folder / f"{output.name}-{dtype.lower()}.gguf"
-    written = gguf_io.write(
-        path, made.tensors(), config=made.config, tokenizer=around.tokenizer, dtype=dtype, prompt=around.prompt, name=output.name
-    )
+    with made.tensors() as tensors:
+        written = gguf_io.write(
+            path, tensors, config=made.config, tokenizer=around.tokenizer, dtype=dtype, prompt=around.prompt, name=output.name
+        )
     (folder / tokenizer_hf.MODEL).write_bytes(around.tokenizer.serialized)
     eos = around.tokenizer.piece(around.tokenizer.eos_id)
     text = modelfile.render(path.name, config=made.config, prompt=around.prompt, generation=around.generation, eos=eos)

@@ -3,7 +3,7 @@
 A file is an archive (`torch_zip`) whose pickle (`torch_pickle`) says what the tensors are called and how they lie in their storages. It
 must describe a dictionary of named tensors; or one that holds no tensor itself and such a dictionary under "model" or "state_dict",
 not both, as training scripts write it: then what stands beside is left alone, and a note says so. Only the zip format is read, which
-PyTorch writes since version 1.6. Nothing here ever holds more than one tensor.
+PyTorch writes since version 1.6. Nothing here keeps a tensor.
 
 A tensor whose numbers lie in order is read straight into its array; any other is gathered from its storage, which is mapped for it.
 
@@ -265,8 +265,11 @@ class Writer:
             (name, torch_pickle.Storage(str(number), dtype, math.prod(shape)), shape)
             for number, (name, (dtype, shape)) in enumerate(plan.items())
         )
-        self._archive.add("data.pkl", torch_pickle.compose(described))
-        self._archive.add("byteorder", b"little")
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._archive.close)
+            self._archive.add("data.pkl", torch_pickle.compose(described))
+            self._archive.add("byteorder", b"little")
+            stack.pop_all()
 
     def add(self, name: str, array: np.ndarray) -> None:
         """Appends the next tensor of the plan."""
@@ -290,7 +293,7 @@ class Writer:
 
 
 def write(path: str | Path, plan: safetensors_io.Plan, tensors: Iterable[tuple[str, np.ndarray]]) -> safetensors_io.Written:
-    """Writes one file that `torch.load(path, weights_only=True)` reads as an ordered dictionary, holding one tensor at a time.
+    """Writes one file that `torch.load(path, weights_only=True)` reads as an ordered dictionary; no tensor is kept.
 
     Args:
       path: the file, in an existing folder.

@@ -4,7 +4,8 @@ What becomes of a model on its way from one directory to another is a chain of v
 `padded`, `cast`. Nothing is read before a tensor is asked for, and nothing is kept, so a chain takes the memory of a few tensors.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,10 +28,9 @@ class View(NamedTuple):
     config: config_lib.LlamaConfig
     read: Callable[[str], np.ndarray]
 
-    def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
-        """All tensors in the order of `names.tensors`, one at a time, of which the next are made while one is used."""
-        with ahead.ahead(lambda tensor: (tensor.name, self.read(tensor.name)), names.tensors(self.config)) as made:
-            yield from made
+    def tensors(self) -> contextlib.AbstractContextManager[Iterable[tuple[str, np.ndarray]]]:
+        """Yields all tensors in the order of `names.tensors`; the next are made while one is used, and none after the block."""
+        return ahead.ahead(lambda tensor: (tensor.name, self.read(tensor.name)), names.tensors(self.config))
 
 
 def stored(opened: source.Source) -> View:
