@@ -50,6 +50,9 @@ def test_both_are_folded_onto_a_base_that_nobody_resized(world: World, tmp_path:
     for name, value in as_peft_does(world, tmp_path).items():
         np.testing.assert_allclose(found[name], value, rtol=0, atol=2e-6, err_msg=name)
     assert processor.Tokenizer.load(tmp_path / "merged").sha256 == processor.Tokenizer.load(world.alpaca).sha256
+    for again, why in ((world.alpaca, "is folded into .* already"), (world.chinese, "is folded into .* already")):
+        with pytest.raises(stack.Mismatch, match=why):
+            rewrite.run(tmp_path / "merged", tmp_path / "twice", adapters=[again])
     logits = done.certificate["logits"]
     assert done.certificate["tensors"]["compared"] == 21 and logits["max_abs"] < 1e-5 * logits["largest"]
 

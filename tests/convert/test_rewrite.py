@@ -62,6 +62,23 @@ def test_gguf_holds_the_model_as_far_as_its_type_can(model: Path, tmp_path: Path
     assert source.load_prompt(tmp_path / "gguf") == source.load_prompt(model)
 
 
+def test_a_file_of_llama_cpp_goes_back_in_the_dtype_of_its_matrices(
+    config: config_lib.LlamaConfig, make_params: Callable[..., Any], padded_tokenizer: processor.Tokenizer, tmp_path: Path
+) -> None:
+    """With a padding piece, which GGUF calls a control piece; norms are float32 there."""
+    larger = config.replace(vocab_size=padded_tokenizer.vocab_size)
+    llama_hf.save(tmp_path / "m", config=larger, params=make_params(larger), tokenizer=padded_tokenizer, dtype="float16")
+    rewrite.run(tmp_path / "m", tmp_path / "gguf", to="gguf")
+    report = verify.compare(tmp_path / "m", tmp_path / "gguf")
+    tensors = report["tensors"]
+    assert report["tokenizer"] == "equal" and tensors["wider"] == 5 and tensors["equal"] + 5 == tensors["compared"]
+    rewrite.run(tmp_path / "gguf", tmp_path / "back")
+    assert source.fingerprint(tmp_path / "back") == source.fingerprint(tmp_path / "m")
+    assert (tmp_path / "back" / "tokenizer.model").read_bytes() == padded_tokenizer.serialized
+    rewrite.run(tmp_path / "m", tmp_path / "meta", to="meta")
+    assert verify.compare(tmp_path / "m", tmp_path / "meta")["config"] == {}
+
+
 def test_pytorch_weights_are_read(model: Path, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "bin", ignore=shutil.ignore_patterns("*.safetensors", "zhllama.json"))
     with source.Source(model) as opened:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from zhllama_jax.convert import llama_hf, manifest, peft, source, stack
+from zhllama_jax.convert import llama_hf, manifest, peft, rewrite, source, stack
 from zhllama_jax.lora import adapters
 from zhllama_jax.lora import config as lora_config_lib
 from zhllama_jax.model import config as config_lib
@@ -57,5 +57,8 @@ def test_history_names_base_and_adapters_by_digest(
     assert [step["step"] for step in steps] == ["resize", "train", "merge"]
     assert steps[-1] == {"step": "merge", "base": "base", "base_fingerprint": "f", "adapters": [{"name": "one", "digest": one.digest}]}
     assert stack.check(config, [one], fingerprint=source.fingerprint(base), base=base) == []
+    rewrite.run(base, tmp_path / "merged", adapters=[tmp_path / "one"], logits=False)
+    with pytest.raises(stack.Mismatch, match=r"one is folded into .*merged already"):
+        rewrite.run(tmp_path / "merged", tmp_path / "twice", adapters=[tmp_path / "one"], logits=False)
     with pytest.raises(stack.Mismatch, match="is given twice"):
         stack.check(config, [one, one], fingerprint=source.fingerprint(base), base=base)

@@ -111,7 +111,10 @@ def _compare(left: Path, right: Path, *, logits: bool) -> dict[str, Any]:
             terminal.result(f"only in {report[side]}: {', '.join(tensors[f'only_{side}'][:SHOWN])}")
     for name, (one, other) in report["config"].items():
         terminal.result(f"config {name}: {one} and {other}")
-    terminal.result(f"tensors: {tensors['equal']} of {tensors['compared']} are bit for bit the same; tokenizer: {report['tokenizer']}")
+    wider = f", {tensors['wider']} the same numbers in another dtype" if tensors["wider"] else ""
+    terminal.result(
+        f"tensors: {tensors['equal']} of {tensors['compared']} are bit for bit the same{wider}; tokenizer: {report['tokenizer']}"
+    )
     if logits:
         terminal.result(_logits(report["logits"]))
     return report
@@ -119,7 +122,9 @@ def _compare(left: Path, right: Path, *, logits: bool) -> dict[str, Any]:
 
 def _differing(report: dict[str, Any]) -> list[str]:
     """What makes two directories two models."""
-    found = {"weights": not report["equal"], "configuration": report["config"], "tokenizer": report["tokenizer"] != "equal"}
+    tensors = report["tensors"]
+    same = not (tensors["only_left"] or tensors["only_right"]) and tensors["equal"] + tensors["wider"] == tensors["compared"]
+    found = {"weights": not same, "configuration": report["config"], "tokenizer": report["tokenizer"] != "equal"}
     return [name for name, differs in found.items() if differs]
 
 

@@ -93,7 +93,7 @@ def run(
     with source.Source(model, digest=named or recorded is not None, allow_unknown=allow_unknown) as opened:
         loaded = [peft.fitted(adapter, opened.config) for adapter in loaded]
         fingerprint = recorded or (opened.fingerprint() if named else None)
-        form = target.Form(to, dtype or _stored_dtype(opened, to), **how)
+        form = target.Form(to, dtype or _stored_dtype(opened), **how)
         target.check(form)
         base = _grown(opened, loaded, notes)
         notes += stack.check(base.config, loaded, fingerprint=fingerprint, base=model, force=force)
@@ -167,9 +167,14 @@ def _history(
     return [*opened.history, step | ({"template": template} if template else {})]
 
 
-def _stored_dtype(opened: source.Source, to: source.Format) -> str:
-    if len(opened.dtypes) > 1:
-        raise ValueError(
-            f"{opened.path}: the weights are stored as {', '.join(opened.dtypes)}: say how to store the result, --dtype bfloat16 for one"
-        )
-    return opened.dtypes[0]
+def _stored_dtype(opened: source.Source) -> str:
+    if len(opened.dtypes) == 1:
+        return opened.dtypes[0]
+    matrices = {entry.dtype for entry in opened.reader.entries.values() if len(entry.shape) == 2}
+    common = [name for name, stored in llama_hf.DTYPES.items() if {stored} == matrices]
+    if opened.format == "gguf" and common:
+        return common[0]  # GGUF has norms in float32 beside matrices of any type
+    which = f"{common[0]} (that of its matrices)" if common else "bfloat16"
+    raise ValueError(
+        f"{opened.path}: the weights are stored as {', '.join(opened.dtypes)}: say how to store the result, --dtype {which} for one"
+    )

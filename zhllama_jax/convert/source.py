@@ -120,6 +120,8 @@ class Source:
                 self.config = self.config.replace(base_vocab_size=rows)
             else:
                 self.config = _split(self.config, self.path, self.notes)
+            if (found := tokenizer_path(self.path)) is not None and (pad_id := processor.Tokenizer.load(found).pad_id) is not None:
+                self.config = self.config.replace(pad_token_id=pad_id)  # the format does not say it
             return meta
         gguf = stack.enter_context(gguf_io.Reader(gguf_file(self.path), allow_unknown=allow_unknown))
         self.config, self.notes, self.prompt = gguf.config, [], gguf.prompt()
@@ -223,7 +225,10 @@ def load_tokenizer(path: str | Path) -> processor.Tokenizer | None:
     """
     if recognise(path) == "gguf":
         with gguf_io.Reader(gguf_file(path)) as reader:
-            return reader.tokenizer()
+            inside = reader.tokenizer()
+        beside = gguf_file(path).parent / tokenizer_hf.MODEL
+        original = processor.Tokenizer.load(beside) if beside.is_file() else inside
+        return original if original.same_pieces(inside) else inside  # bytes that a GGUF file does not hold
     found = tokenizer_path(path)
     return None if found is None else processor.Tokenizer.load(found)
 

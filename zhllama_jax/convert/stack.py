@@ -40,6 +40,7 @@ def check(
     doubts: list[str] = []
     notes: list[str] = []
     contents = manifest.read(base, "model")
+    within = _folded(contents)
     smaller = manifest.grown_from(contents) if contents and contents["fingerprint"] == fingerprint else []
     for adapter in sorted(adapters, key=_size, reverse=True):  # the largest first: who grows the model to its vocabulary does it once
         peft.check_fits(adapter, config, base)
@@ -48,6 +49,13 @@ def check(
         before = [other.digest for other in adapters[:number]]
         if adapter.digest in before:
             doubts.append(f"{adapter.directory} is given twice")
+        if adapter.digest in within:
+            doubts.append(f"{adapter.directory} is folded into {base} already")
+        elif within and adapter.base_fingerprint is None and 0 < _size(adapter) < config.vocab_size:
+            doubts.append(
+                f"{adapter.directory} is for a vocabulary of {_size(adapter):,}, and {base}, of {config.vocab_size:,}, has adapters folded "
+                f"in already{names.vocabulary_hint(_size(adapter), config.vocab_size)}: vocabularies grow in training, so it comes first"
+            )
         if not grown and not _same_tokenizer(base, adapter):
             (notes if adapter.tokenizer_sha256 is None else doubts).append(f"{adapter.directory} has another tokenizer than {base}")
         if doubt := _shrinks(adapter, adapters[:number]):
@@ -96,6 +104,12 @@ def history(
     steps = [dict(step) for step in former] + [dict(step) for adapter in adapters for step in adapter.history]
     folded = [{"name": hub.id_of(adapter.directory) or adapter.directory.name, "digest": adapter.digest} for adapter in adapters]
     return [*steps, {"step": "merge", "base": hub.id_of(base) or base.name, "base_fingerprint": fingerprint, "adapters": folded}]
+
+
+def _folded(contents: Mapping[str, Any] | None) -> set[str]:
+    """Digests of the adapters that a model's history says were folded into it."""
+    steps = [step for step in (contents or {}).get("history", []) if isinstance(step, dict) and isinstance(step.get("adapters"), list)]
+    return {adapter["digest"] for step in steps for adapter in step["adapters"] if isinstance(adapter, dict) and "digest" in adapter}
 
 
 def _shrinks(adapter: peft.Adapter, before: Sequence[peft.Adapter]) -> str:

@@ -18,11 +18,13 @@ from zhllama_jax.tokenizer import processor, proto
 TOLERANCE = 1e-3
 """How far logits of the same model may be apart, both computed in float32, as a share of the largest."""
 
+_WIDER = "the same numbers in another dtype"
+
 MISSING = "the comparison with transformers needs the libraries transformers and torch: pip install torch transformers (the extra `verify`)"
 
 
 def compare(left: str | Path, right: str | Path, *, logits: bool = False) -> dict[str, Any]:
-    """Holds two model directories against each other.
+    """Holds two models against each other.
 
     Args:
       left: a model directory.
@@ -30,10 +32,11 @@ def compare(left: str | Path, right: str | Path, *, logits: bool = False) -> dic
       logits: also compare logits, computed here in float32, on random prompts that are always the same.
 
     Returns:
-      {"left", "right", "equal", "config": {field: [left, right]}, "tokenizer": "equal" | "differs" | …, "tensors": {"compared", "equal",
-      "only_left", "only_right", "differing": [{"name", "left", "right", "max_abs", "cosine", "why", "grown"}], "max_abs"}, "grown",
-      "logits"}. `equal` is about the tensors: all there, bit for bit. `grown` is {"smaller", "larger", "rows"} where one has rows of the
-      vocabulary more and is bit for bit the other besides, and null elsewhere.
+      {"left", "right", "equal", "config": {field: [left, right]}, "tokenizer": "equal" | "differs (…)" | …, "tensors": {"compared",
+      "equal", "wider", "only_left", "only_right", "differing": [{"name", "left", "right", "max_abs", "cosine", "why", "grown"}],
+      "max_abs"}, "grown", "logits"}. `equal` is about the tensors: all there, bit for bit; `wider` counts those that have the same numbers
+      in another dtype. `grown` is {"smaller", "larger", "rows"} where one has rows of the vocabulary more and is bit for bit the other
+      besides, and null elsewhere.
 
     Raises:
       FileNotFoundError, ValueError: a directory is not a model that `host.load` would read.
@@ -118,6 +121,7 @@ def _compare_tensors(left: readers.Watched, right: readers.Watched) -> dict[str,
         "equal": len(both) - len(differing),
         "only_left": [name for name in counted[0] if name not in right.entries],
         "only_right": [name for name in counted[1] if name not in left.entries],
+        "wider": sum(entry["why"] == _WIDER for entry in differing),
         "max_abs": max((entry["max_abs"] for entry in differing if entry["max_abs"] is not None), default=0.0),
         "differing": differing,
     }
@@ -163,7 +167,7 @@ def _compare_pair(name: str, left: np.ndarray, right: np.ndarray) -> dict[str, A
 
 def _reason(left: np.ndarray, right: np.ndarray, distance: np.ndarray) -> str:
     if not distance.any():
-        return "the same numbers" + ("" if left.dtype == right.dtype else " in another dtype")
+        return "the same numbers" if left.dtype == right.dtype else _WIDER
     if left.dtype != right.dtype:
         for wide, narrow in ((left, right), (right, left)):
             with np.errstate(over="ignore"):
@@ -186,7 +190,10 @@ def _compare_tokenizers(left: str | Path, right: str | Path) -> str:
     assert first is not None and second is not None, "looked at above"
     if first.serialized == second.serialized:
         return "equal"
-    if "gguf" not in (source.recognise(left), source.recognise(right)):
-        return "differs"
+    if "gguf" in (source.recognise(left), source.recognise(right)) and first.same_pieces(second):
+        return "equal"  # a GGUF file holds the pieces, not the file that they came in
     pieces = [[(piece.piece, piece.score, piece.type) for piece in proto.parse(one.serialized).pieces] for one in (first, second)]
-    return "equal" if pieces[0] == pieces[1] else "differs"  # a GGUF file holds the pieces, not the file that they came in
+    if len(pieces[0]) != len(pieces[1]):
+        return f"differs ({len(pieces[0]):,} and {len(pieces[1]):,} pieces)"
+    other = next((id_ for id_, (one, another) in enumerate(zip(*pieces, strict=True)) if one != another), None)
+    return "differs (in settings)" if other is None else f"differs (from id {other:,} on)"

@@ -79,6 +79,15 @@ class Tokenizer:
     def __len__(self) -> int:
         return self.vocab_size
 
+    def same_pieces(self, other: "Tokenizer") -> bool:
+        """Whether another one has the same pieces, scores and types, that of the padding piece aside: not all call it a control piece."""
+
+        def told(one: Tokenizer) -> list[tuple[str, float, int]]:
+            pieces = proto.parse(one.serialized).pieces
+            return [(each.piece, each.score, proto.CONTROL if id_ == one.pad_id else each.type) for id_, each in enumerate(pieces)]
+
+        return self.serialized == other.serialized or told(self) == told(other)
+
     def require_llama(self) -> None:
         """Refuses a tokenizer that no model of ours can have, see `proto.require_llama`.
 
