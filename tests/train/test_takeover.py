@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from zhllama_jax import tree
 from zhllama_jax.convert import fold, llama_hf, peft, source
@@ -193,6 +196,28 @@ def test_trainables_that_no_adapter_can_hold(world) -> None:
     takeover.check_trainable(config.Stage("sft"), {"lora/x/a": True, "params/lm_head/base": True, "params/norm/weight": False})
     with pytest.raises(ValueError, match="trains params/norm/weight, which no adapter can hold"):
         takeover.check_trainable(config.Stage("sft"), {"params/norm/weight": True})
+
+
+def test_layers_that_an_adapter_left_out_can_learn(world, attention, tmp_path) -> None:
+    """As of PEFT's layers_to_transform: zeros in place of both factors would never move."""
+    former, partial = Path(attention["adapters"][0]), tmp_path / "partial"
+    partial.mkdir()
+    tensors = safetensors.numpy.load_file(former / "adapter_model.safetensors")
+    kept = {name: value for name, value in tensors.items() if ".layers.0." not in name}
+    safetensors.numpy.save_file(kept, partial / "adapter_model.safetensors")
+    settings = json.loads((former / "adapter_config.json").read_text())
+    (partial / "adapter_config.json").write_text(json.dumps({**settings, "layers_to_transform": [1]}))
+    shutil.copy(former / "tokenizer.model", partial)
+    stage = config.Stage("pretrain_lora", rows="new", head=False)
+    start = takeover.begin(experiment(world, tmp_path / "run", adapters=(str(partial),), adapter="continue", stage=stage), say=print)
+    before = tree.flatten(peft.load(partial).lora)
+    for path, leaf in tree.flatten(start.weights["lora"]).items():
+        if path.endswith("/a"):
+            assert leaf[0].any() and np.abs(leaf[0]).max() < 1
+            np.testing.assert_array_equal(leaf[1], before[path][1])
+        elif path.endswith("/b"):
+            assert not leaf[0].any(), "and adds nothing yet"
+            np.testing.assert_array_equal(leaf[1], before[path][1])
 
 
 def test_the_identity_of_a_start_names_base_adapters_and_tokenizer(world, attention, tmp_path) -> None:

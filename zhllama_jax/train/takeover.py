@@ -12,6 +12,7 @@ It leaves an adapter directory. After continue and extend that takes the place o
 it stands at the end. Stage full leaves a model directory.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -307,10 +308,18 @@ def _factors(
 ) -> arrays.Tree:
     """The stage's LoRA factors: new ones, but for those taken over, which keep their rank and scale."""
     key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
-    fresh = jax.device_get(adapters.init(key, tree.abstract(params), lora))
-    if replaced is None:
-        return fresh
-    return tree.unflatten({**tree.flatten(fresh), **tree.flatten(replaced.lora)})
+    found = tree.flatten(jax.device_get(adapters.init(key, tree.abstract(params), lora)))
+    taken = tree.flatten(replaced.lora) if replaced else {}
+    for path in [path for path in taken if path.endswith("/a")]:
+        a_LIR, b_LRO = taken[path], taken[f"{path[:-1]}b"]
+        absent_LR = ~(a_LIR.any(axis=1) | b_LRO.any(axis=2))
+        if absent_LR.any():
+            # Of a layer, or a rank, that the adapter left out, both are zero and would stay so: neither has a gradient. With an A of its
+            # own it can learn, and adds nothing yet.
+            again = dataclasses.replace(lora, rank=a_LIR.shape[2])
+            new_LIR = tree.flatten(jax.device_get(adapters.init(key, tree.abstract(params), again)))[path]
+            taken[path] = np.where(absent_LR[:, None, :], new_LIR, a_LIR)
+    return tree.unflatten({**found, **taken})
 
 
 def _folded(params: arrays.Tree, loras: list[arrays.Tree], *, dtype: str, say: Say) -> arrays.Tree:
