@@ -46,6 +46,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, english_pieces: Path, chines
 def test_both_are_folded_onto_a_base_that_nobody_resized(world: World, tmp_path: Path) -> None:
     done = rewrite.run(world.base, tmp_path / "merged", adapters=[world.chinese, world.alpaca], dtype="float32", template="alpaca")
     assert any(f"was grown from {world.sizes[0]:,} rows to the {world.sizes[2]:,}" in note for note in done.notes)
+    assert not any("another tokenizer" in note for note in done.notes), "theirs are the base's, and more"
     found = safetensors.numpy.load_file(tmp_path / "merged" / "model.safetensors")
     for name, value in as_peft_does(world, tmp_path).items():
         np.testing.assert_allclose(found[name], value, rtol=0, atol=2e-6, err_msg=name)
@@ -111,6 +112,14 @@ def test_the_other_order_is_refused(world: World, tmp_path: Path) -> None:
         with pytest.raises(stack.Mismatch, match=r"chinese-llama-lora is for a vocabulary of .* and comes after .*chinese-alpaca-lora"):
             rewrite.run(base, tmp_path / "merged", adapters=[world.alpaca, world.chinese])
         assert not (tmp_path / "merged").exists()
+
+
+def test_matrices_of_two_vocabularies_are_refused(world: World, config: config_lib.LlamaConfig, tmp_path: Path) -> None:
+    found = released_adapters.tensors(config)
+    found["base_model.model.lm_head.weight"] = found["base_model.model.lm_head.weight"][:-3]
+    adapter = released_adapters.write(tmp_path / "a", found)
+    with pytest.raises(ValueError, match=rf"embed_tokens has {config.vocab_size:,} rows and lm_head has {config.vocab_size - 3:,} rows"):
+        rewrite.run(world.base, tmp_path / "merged", adapters=[adapter])
 
 
 def test_a_trainer_s_checkpoint_need_not_be_renamed(world: World, tmp_path: Path) -> None:

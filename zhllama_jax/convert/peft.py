@@ -279,7 +279,15 @@ def check_fits(adapter: Adapter, config: config_lib.LlamaConfig, base: str | Pat
         elif some.width != config.hidden_size:
             problems.append(f"its rows of {name} are {some.width} wide, the model's {config.hidden_size}")
     if adapter.parts_tied and config.tie_word_embeddings:
-        problems.append("it trained the rows of embed_tokens apart from the head, which the model ties to them")
+        problems.append(
+            "it trained the rows of embed_tokens apart from the head, which the model ties to them: merge it in PEFT (merge_and_unload) "
+            "and convert the result"
+        )
+    whole = {name: len(some.ids) for name, some in adapter.rows.items() if some.whole}
+    if len(set(whole.values())) > 1:
+        problems.append(
+            f"its matrices are of two vocabularies: {' and '.join(f'{name} has {size:,} rows' for name, size in whole.items())}"
+        )
     largest = max([*(int(some.ids[-1]) + 1 for some in adapter.rows.values()), adapter.vocab_size or 0])
     if largest > config.vocab_size:
         own = source.load_tokenizer(base) if base else None

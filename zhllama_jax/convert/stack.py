@@ -56,7 +56,7 @@ def check(
                 f"{adapter.directory} is for a vocabulary of {_size(adapter):,}, and {base}, of {config.vocab_size:,}, has adapters folded "
                 f"in already{names.vocabulary_hint(_size(adapter), config.vocab_size)}: vocabularies grow in training, so it comes first"
             )
-        if not grown and not _same_tokenizer(base, adapter):
+        if not grown and not _same_tokenizer(base, adapter) and not _extends(base, adapter):
             (notes if adapter.tokenizer_sha256 is None else doubts).append(f"{adapter.directory} has another tokenizer than {base}")
         if doubt := _shrinks(adapter, adapters[:number]):
             doubts.append(doubt)
@@ -144,6 +144,15 @@ def _same_tokenizer(base: str | Path, adapter: peft.Adapter) -> bool:
     paths = [source.tokenizer_path(base), adapter.directory / tokenizer_hf.MODEL]
     digests = {files.sha256(path) for path in paths if path is not None and path.is_file()}
     return len(digests) < 2
+
+
+def _extends(base: str | Path, adapter: peft.Adapter) -> bool:
+    """Whether a released adapter's tokenizer is the base's and more: it comes with the vocabulary to which the base is grown."""
+    own = source.load_tokenizer(base)
+    if adapter.tokenizer_sha256 is not None or own is None:
+        return False
+    theirs = processor.Tokenizer.load(adapter.directory)
+    return theirs.vocab_size > own.vocab_size and all(theirs.piece(id_) == own.piece(id_) for id_ in range(own.vocab_size))
 
 
 def _went_on(adapter: peft.Adapter, former: peft.Adapter) -> bool:
