@@ -19,6 +19,7 @@ FAULTS: dict[str, tuple[Callable[[proto.Model], object], str]] = {
     "duplicate": (lambda model: setattr(model.pieces[300], "piece", model.pieces[290].piece), "pieces 290 and 300 are both"),
     "empty": (lambda model: setattr(model.pieces[300], "piece", ""), "piece 300 is empty"),
     "huge": (lambda model: setattr(model.pieces[300], "piece", "x" * 2000), "piece 300 is too long"),
+    "a null": (lambda model: setattr(model.pieces[300], "piece", "a\0"), "piece 300 .* holds the character 0"),
     "nan": (lambda model: setattr(model.pieces[300], "score", float("nan")), "has the score nan"),
     "infinite": (lambda model: setattr(model.pieces[300], "score", float("inf")), "has the score inf"),
     "swapped specials": (

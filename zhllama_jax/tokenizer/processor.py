@@ -55,7 +55,10 @@ class Tokenizer:
         self._ids = {piece: number for number, piece in enumerate(self._pieces)}
         self._unk_surface = model.trainer_spec.unk_surface
         self._processor = sentencepiece.SentencePieceProcessor()
-        self._processor.LoadFromSerializedProto(model.SerializeToString() if self._guarded else serialized)
+        try:
+            self._processor.LoadFromSerializedProto(model.SerializeToString() if self._guarded else serialized)
+        except RuntimeError as error:  # a fault that `proto.check` does not know
+            raise ValueError(f"{where} is refused by SentencePiece: {error}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":

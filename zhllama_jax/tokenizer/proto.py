@@ -186,6 +186,8 @@ def _piece_faults(model: Model) -> list[str]:
         name = piece.piece
         if not name or len(name.encode("utf-8")) > MAX_PIECE_BYTES:
             faults.append(f"piece {number:,} is {'empty' if not name else 'too long'}")
+        if "\0" in name:
+            faults.append(f"piece {number:,} ({name!r}) holds the character 0")
         if name in seen:
             faults.append(f"pieces {seen[name]:,} and {number:,} are both {name!r}")
         seen.setdefault(name, number)
