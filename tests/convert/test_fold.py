@@ -1,4 +1,4 @@
-"""Folding: streamed equals in memory equals the library's rule, bit for bit; bases and orders are checked by digest."""
+"""Folding: streamed equals in memory bit for bit, and the exact sum rounded once; bases and orders are checked by digest."""
 
 import json
 import re
@@ -16,7 +16,6 @@ import safetensors.numpy
 from zhllama_jax import tree
 from zhllama_jax.convert import ahead, certificate, fold, host, llama_hf, manifest, peft, rewrite, safetensors_io, sink, source, stack
 from zhllama_jax.lora import config as lora_config_lib
-from zhllama_jax.lora import merge
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.tokenizer import merge as merge_tokenizers
 from zhllama_jax.tokenizer import processor, proto
@@ -105,24 +104,42 @@ def bits(array: Any) -> bytes:
     return np.asarray(array, order="C").tobytes()
 
 
-def test_streamed_is_in_memory_is_the_library_s(
+def rounded_once(kernel_LIO: np.ndarray, loras: list[Any], path: str, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest that W + Σ scale · A B, summed in float32 in any order, may be when it is rounded once.
+
+    Processors differ in their order of sums; nearly every number of 16 bits comes out the same nevertheless.
+    """
+    sum_LIO = kernel_LIO.astype(np.float64)
+    size_LIO, roundings = np.abs(sum_LIO), 0
+    for factors in filter(lambda flat: f"{path}/a" in flat, map(tree.flatten, loras)):
+        a_LIR, b_LRO, scale_L = (factors[f"{path}/{name}"].astype(np.float64) for name in ("a", "b", "scale"))
+        sum_LIO = sum_LIO + np.einsum("lir,lro,l->lio", a_LIR, b_LRO, scale_L)
+        size_LIO += np.einsum("lir,lro,l->lio", np.abs(a_LIR), np.abs(b_LRO), scale_L)
+        roundings += a_LIR.shape[-1] + 2
+    slack_LIO = roundings * 2.0**-24 * size_LIO
+    lowest, highest = ((sum_LIO + sign * slack_LIO).astype(np.float32).astype(dtype) for sign in (-1, 1))
+    assert dtype == np.float32 or np.mean(lowest != highest) < 0.02, "an interval that would let anything pass"
+    return lowest, highest
+
+
+def test_streamed_is_in_memory_is_the_exact_sum(
     world: World, tmp_path: Path, config: config_lib.LlamaConfig, tokenizer: processor.Tokenizer
 ) -> None:
     dtype = world.params["norm"]["weight"].dtype
-    expected = merge.fold(world.params, *(lora for lora in world.loras if lora))
-    expected["embed_tokens"] = {"base": world.rows[0]["embed_tokens"]["base"], "extension": world.rows[1]["embed_tokens"]["extension"]}
-    expected["lm_head"] = {"base": world.rows[0]["lm_head"]["base"], "extension": world.rows[1]["lm_head"]["extension"]}
-    expected = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), expected)
-    assert bits(expected["layers"]["mlp"]["up_proj"]["kernel"]) != bits(world.params["layers"]["mlp"]["up_proj"]["kernel"])
+    kept = {"embed_tokens/base": 0, "embed_tokens/extension": 1, "lm_head/base": 0, "lm_head/extension": 1}  # the last that trained them
 
     merged = rewrite.run(world.base, tmp_path / "streamed", adapters=world.adapters, shard_bytes=30_000)
     assert merged.notes == []
     streamed, loaded = host.load(tmp_path / "streamed"), fold.load(world.base, world.adapters)
-    for path, leaf in tree.flatten(expected).items():
+    for path, leaf in tree.flatten(world.params).items():
         found = tree.flatten(streamed.params)[path]
         assert bits(tree.flatten(loaded.checkpoint.params)[path]) == bits(found), path
-        unit = 1e-6 if dtype == np.float32 else 0  # two libraries sum a product of float32 in two orders
-        np.testing.assert_allclose(found.astype(np.float32), leaf.astype(np.float32), rtol=unit, atol=4 * unit, err_msg=path)
+        if path.endswith("/kernel"):
+            lowest, highest = rounded_once(leaf, world.loras[1:], path.removesuffix("/kernel"), dtype)
+            assert ((lowest <= found) & (found <= highest)).all() and bits(found) != bits(leaf), path
+        else:
+            trained = tree.flatten(world.rows[kept[path]])[path] if path in kept else leaf
+            assert bits(found) == bits(trained.astype(dtype)), path
     assert loaded.checkpoint.prompt == streamed.prompt == manifest.Prompt("alpaca")
     assert streamed.history == loaded.checkpoint.history
     assert streamed.kept == loaded.checkpoint.kept and streamed.kept["pretraining_tp"] == 2
@@ -138,17 +155,13 @@ def test_result_is_rounded_once(world: World, tmp_path: Path, dtype: str) -> Non
     """Output = round(W + Σ scale · A B) with sum and product in float32."""
     rewrite.run(world.base, tmp_path / "m", adapters=world.adapters, dtype=dtype)
     target = llama_hf.parse_dtype(dtype)
-    widened = jax.tree.map(lambda leaf: leaf.astype(np.float32), world.params)
-    exact = merge.fold(widened, *world.loras[1:])["layers"]["self_attn"]["q_proj"]["kernel"]
+    module = "layers/self_attn/q_proj"
+    kernel_LIO = tree.flatten(world.params)[f"{module}/kernel"]
+    lowest, highest = rounded_once(kernel_LIO, world.loras[1:], module, target)
     for found in (host.load(tmp_path / "m").params, fold.load(world.base, world.adapters, dtype=dtype).checkpoint.params):
         assert {leaf.dtype for leaf in tree.flatten(found).values()} == {target}
-        assert bits(found["layers"]["self_attn"]["q_proj"]["kernel"]) == bits(np.asarray(exact).astype(target))
-    plain = {path: leaf for path, leaf in tree.flatten(world.params["layers"]["self_attn"]["q_proj"]).items()}["kernel"]
-    product = sum(
-        np.einsum("lir,lro->lio", lora["a"].astype(np.float64), lora["b"].astype(np.float64)) * lora["scale"][:, None, None]
-        for lora in (lora["layers"]["self_attn"]["q_proj"] for lora in world.loras[1:])
-    )
-    np.testing.assert_allclose(exact, plain.astype(np.float64) + product, atol=1e-6)
+        folded = tree.flatten(found)[f"{module}/kernel"]
+        assert ((lowest <= folded) & (folded <= highest)).all()
 
 
 def test_a_few_tensors_live_at_a_time(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

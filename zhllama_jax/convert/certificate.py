@@ -19,8 +19,9 @@ from zhllama_jax.convert import ahead, gguf_quant, llama_hf, names, peft, source
 from zhllama_jax.lora import merge
 from zhllama_jax.model import config as config_lib
 
-# How far logits may be from those of the source in float32, as a share of the largest: rounding of weights, over all layers.
-TOLERANCES = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 0.25, "q8_0": 0.25, "q4_0": 0.5}
+# How far logits may be from those of the source in float32, as a share of the largest: rounding of weights, over all layers. In float32 it
+# is the rounding of sums alone, which differs between processors: adapters with numbers far larger than the model's reach 1e-4.
+TOLERANCES = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 0.25, "q8_0": 0.25, "q4_0": 0.5}
 
 # How far a number of a quantised tensor may be from what was meant, as a share of the largest of its block; a block's scale is a float16.
 _STEPS = {"Q8_0": 0.51 / 127 + 2.0**-10, "Q4_0": 1.01 / 8 + 2.0**-10}
