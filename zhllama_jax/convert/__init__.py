@@ -6,8 +6,7 @@ files without running what is in them (`torch_zip` is their archive, `torch_pick
 `shard_index`; `llama_hf` (Hugging Face), `llama_meta` (Meta's release, described by `meta_params`) and `gguf_io` (llama.cpp; `gguf_file` is
 its container, `gguf_quant` and `gguf_others` its number formats, `gguf_meta` and `gguf_vocab` what it says about model and tokenizer,
 `modelfile` what stands beside it) are whole models; `peft` is adapters, with their settings (`peft_config`) and their tensors in every
-layout (`peft_tensors`; `peft_write` writes one). Files are mapped to be read (`pages`), and what is written goes into a `sink`. `manifest`
-says by digest what a directory holds, and holds what is read against it.
+layout (`peft_tensors`; `peft_write` writes one). `manifest` says by digest what a directory holds, and holds what is read against it.
 
 `source` opens a model of any format, `host` takes it into memory, a `view` is a model as it will be (made `ahead` of its use), and `target`
 writes one. On these stand `rewrite` (any format in, adapters folded in, any format out), `extend` (a larger vocabulary), `fold` (the same

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zhllama_jax import templates
-from zhllama_jax.convert import gguf_file, gguf_meta, gguf_quant, gguf_vocab, llama_hf, manifest, names, pages, rotary, tokenizer_hf
+from zhllama_jax.convert import gguf_file, gguf_meta, gguf_quant, gguf_vocab, llama_hf, manifest, names, rotary, tokenizer_hf
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.tokenizer import processor
 
@@ -132,8 +132,7 @@ class Reader:
         self.metadata, tensors = gguf_file.read(path)
         if "split.count" in self.metadata and self.metadata["split.count"] != 1:
             raise ValueError(f"{path} is one part of several: join them first with `llama-gguf-split --merge`")
-        with open(path, "rb") as stream:
-            self._map: np.ndarray | None = np.frombuffer(pages.mapped(stream), np.uint8)
+        self._map: np.ndarray | None = np.memmap(path, np.uint8, mode="r")
         divisors = tensors.pop(gguf_meta.ROPE_FREQS, None)
         strange = [name for name in tensors if to_hf(name) == name]
         if strange:

@@ -8,6 +8,7 @@ those first. Nothing here keeps a tensor.
 import hashlib
 import json
 import math
+import mmap
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
@@ -19,7 +20,7 @@ import numpy as np
 import safetensors
 
 from zhllama_jax import files
-from zhllama_jax.convert import pages, shard_index, sink
+from zhllama_jax.convert import shard_index, sink
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -99,7 +100,7 @@ def _map(path: Path) -> np.ndarray:
     try:
         with safetensors.safe_open(path, framework="np"), open(path, "rb") as stream:
             start = 8 + int.from_bytes(stream.read(8), "little")
-            return np.frombuffer(pages.mapped(stream), np.uint8)[start:]
+            return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)[start:]
     except safetensors.SafetensorError as error:  # stricter than `header` in trifles such as -0
         raise ValueError(f"{path} is no valid safetensors file: {error}") from None
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zhllama_jax.convert import pages, sink
+from zhllama_jax.convert import sink
 
 # The format's records without their variable parts, named as in PKWARE's APPNOTE.
 _LOCAL = struct.Struct("<4s5H3L2H")
@@ -111,7 +111,8 @@ class Archive:
         self._require(member.begin + member.size)
         start = member.begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         length = member.begin + member.size - start
-        return np.frombuffer(pages.mapped(self._stream, length, start), np.uint8, member.size, member.begin - start)
+        pages = mmap.mmap(self._stream.fileno(), length, access=mmap.ACCESS_READ, offset=start)
+        return np.frombuffer(pages, np.uint8, member.size, member.begin - start)
 
     def verify(self, name: str) -> None:
         """Reads a member through, the first time, and holds it against its checksum."""
