@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zhllama_jax import files, templates
-from zhllama_jax.convert import manifest, names, tokenizer_hf
+from zhllama_jax.convert import llama_hf, manifest, meta_params, modelfile, names, tokenizer_hf
 
 MAX_BYTES = 1 << 20
 TEMPLATE = "chat_template.jinja"
@@ -18,17 +18,17 @@ _KEPT = re.compile(
 )
 _ANEW = {
     "config.json",
-    "generation_config.json",
+    llama_hf.GENERATION,
     tokenizer_hf.MODEL,
     tokenizer_hf.JSON,
     tokenizer_hf.CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     manifest.FILE,
-    "certificate.json",
-    "params.json",
+    llama_hf.CERTIFICATE,
+    meta_params.FILE,
     "checklist.chk",
-    "Modelfile",
+    modelfile.FILE,
 }
 _WEIGHTS = re.compile(r"(.*\.safetensors|pytorch_model.*\.bin)(\.index\.json)?|consolidated\.\d+\.pth|.*\.gguf")
 

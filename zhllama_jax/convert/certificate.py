@@ -131,9 +131,8 @@ def _compare_folded(
         elif not _same_bits(meant_OI.astype(stored_OI.dtype, copy=False), stored_OI[rows]):
             exact_OI = merge.folded_again(kernel_OI, parts, rows, np.dtype(np.float32))
             slack_OI = _slack(kernel_OI[rows], [part._replace(b_RO=part.b_RO[:, rows]) for part in parts])
-            distance = _distance(exact_OI, stored_OI[rows])
             if not _is_nearest(stored_OI[rows], exact_OI, slack_OI):
-                raise _refused(tensor, distance)
+                raise _refused(tensor, _distance(exact_OI, stored_OI[rows]))
             neighbours += int((meant_OI.astype(stored_OI.dtype) != stored_OI[rows]).sum())
             largest, other = max(largest, _distance(meant_OI, stored_OI[rows])), True
     return _Found(neighbours, largest) if other else None

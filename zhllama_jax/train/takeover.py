@@ -316,7 +316,7 @@ def _factors(
         if absent_LR.any():
             # Of a layer, or a rank, that the adapter left out, both are zero and would stay so: neither has a gradient. With an A of its
             # own it can learn, and adds nothing yet.
-            again = dataclasses.replace(lora, rank=a_LIR.shape[2])
+            again = dataclasses.replace(lora, rank=a_LIR.shape[2], targets=(path.removesuffix("/a"),))
             new_LIR = tree.flatten(jax.device_get(adapters.init(key, tree.abstract(params), again)))[path]
             taken[path] = np.where(absent_LR[:, None, :], new_LIR, a_LIR)
     return tree.unflatten({**found, **taken})
