@@ -41,7 +41,7 @@ def agree(path: Path, theirs: dict[str, Any]) -> None:
             assert entry.shape == tuple(tensor.shape) == reader.shapes[name]
             if entry.dtype in safetensors_io.DTYPES:
                 found = reader.read(name)
-                assert (found.shape, found.flags.owndata, found.flags.writeable) == (entry.shape, True, True)
+                assert found.shape == entry.shape and found.flags.c_contiguous
                 assert bits(found) == bits(tensor)
                 assert safetensors_io.dtype_name(found.dtype) == entry.dtype
                 assert entry.num_bytes == found.nbytes
@@ -313,16 +313,6 @@ def test_writer_takes_views_and_holds_one_tensor(tmp_path: Path) -> None:
     assert alive == [0, 1, 2, 3]
     with torch_io.Reader([tmp_path / "x.bin"]) as reader:
         np.testing.assert_array_equal(reader.read("t3"), np.arange(6, dtype=np.float32).reshape(2, 3).T + 3)
-
-
-def test_read_into_part_of_an_array(tmp_path: Path) -> None:
-    torch_io.write(tmp_path / "x.bin", PLAN, ARRAYS.items())
-    whole = np.zeros((4, 6), np.float32)
-    with torch_io.Reader([tmp_path / "x.bin"]) as reader:
-        reader.read_into("a.weight", whole[1:3, 2:5])
-        reader.read_into("a.weight", whole.reshape(8, 3)[:2])
-    assert whole[1:3, 2:5].tolist() == whole.reshape(8, 3)[:2].tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert whole.sum() == 30
 
 
 @pytest.fixture

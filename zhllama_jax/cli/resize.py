@@ -29,9 +29,10 @@ def run(
       zhllama resize --model llama-7b --tokenizer merged.model --output llama-7b-zh
     """
     from zhllama_jax import files
-    from zhllama_jax.convert import extend, manifest
+    from zhllama_jax.convert import extend, manifest, memory
     from zhllama_jax.tokenizer import processor
 
+    memory.keep()
     files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[model, tokenizer])
     directory, merged = located.model(model), processor.Tokenizer.load(located.tokenizer(tokenizer))
     done = extend.run(directory, merged, output, init=init, seed=seed, overwrite=overwrite)

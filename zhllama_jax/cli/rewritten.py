@@ -31,8 +31,9 @@ def run(
 ) -> None:
     """Writes a model anew, with adapters folded in, and says what was proved of it; the arguments are those of the two verbs."""
     from zhllama_jax import files
-    from zhllama_jax.convert import manifest, modelfile, rewrite, stack
+    from zhllama_jax.convert import manifest, memory, modelfile, rewrite, stack
 
+    memory.keep()
     if template is not None:
         templates.named(template)
     if shard_mib < 1:

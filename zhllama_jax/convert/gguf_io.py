@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zhllama_jax import templates
-from zhllama_jax.convert import gguf_file, gguf_meta, gguf_quant, gguf_vocab, llama_hf, manifest, names, rotary, tokenizer_hf
+from zhllama_jax.convert import direct, gguf_file, gguf_meta, gguf_quant, gguf_vocab, llama_hf, manifest, names, rotary, tokenizer_hf
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.tokenizer import processor
 
@@ -203,7 +203,8 @@ class Reader:
 
     def _numbers(self, entry: gguf_file.Entry) -> np.ndarray:
         assert self._map is not None, "the reader was closed"
-        return gguf_quant.decode(np.asarray(self._map[entry.begin : entry.end]), entry.dtype, entry.shape)
+        octets = direct.read(self.path, entry.begin, np.asarray(self._map[entry.begin : entry.end]))
+        return gguf_quant.decode(octets, entry.dtype, entry.shape)
 
     def _divisors(self, entry: gguf_file.Entry) -> np.ndarray:
         if entry.dtype != "F32" or len(entry.shape) != 1:

@@ -58,6 +58,7 @@ class Watched:
     def __init__(self, reader: Reader, look: Look | None = None):
         self.described: dict[str, dict[str, Any]] = {}
         self._reader, self._look = reader, look
+        self._seen: set[str] = set()
 
     @property
     def entries(self) -> Mapping[str, Entry]:
@@ -85,8 +86,10 @@ class Watched:
           ValueError: the reader or the one who looks refuses them.
         """
         array = self._reader.read(name)
-        if self._look is not None and name not in self.described and (said := self._look(self.file(name), name, array)) is not None:
-            self.described[name] = said
+        if self._look is not None and name not in self._seen:
+            if (said := self._look(self.file(name), name, array)) is not None:
+                self.described[name] = said
+            self._seen.add(name)
         return array
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import safetensors
 
 from zhllama_jax import files
-from zhllama_jax.convert import shard_index, sink
+from zhllama_jax.convert import direct, shard_index, sink
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -95,12 +95,12 @@ def header(path: str | Path) -> dict[str, Entry]:
         raise ValueError(f"{path} is no valid safetensors file: {error}") from None
 
 
-def _map(path: Path) -> np.ndarray:
-    """The bytes behind the header of a file that `header` passed, mapped; nothing is read before it is used."""
+def _map(path: Path) -> tuple[int, np.ndarray]:
+    """Where the header of a file that `header` passed ends, and the file's bytes, mapped; nothing is read before it is used."""
     try:
         with safetensors.safe_open(path, framework="np"), open(path, "rb") as stream:
             start = 8 + int.from_bytes(stream.read(8), "little")
-            return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)[start:]
+            return start, np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     except safetensors.SafetensorError as error:  # stricter than `header` in trifles such as -0
         raise ValueError(f"{path} is no valid safetensors file: {error}") from None
 
@@ -159,7 +159,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class Reader:
-    """The tensors of one or several checked files, which stand in memory as far as they are used: the files are mapped.
+    """The tensors of one or several checked files: small ones and those in the page cache are mapped, others read past it.
 
     Attributes:
       entries: what the headers say, by tensor name.
@@ -170,7 +170,7 @@ class Reader:
         self.entries: dict[str, Entry] = {}
         self.notes = list(notes)
         self._path: dict[str, Path] = {}
-        self._mapped: dict[Path, np.ndarray] = {}
+        self._mapped: dict[Path, tuple[int, np.ndarray]] = {}
         self._closed = False
         for path in paths:
             for name, entry in header(path).items():
@@ -189,7 +189,7 @@ class Reader:
         return self._path[name]
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor's numbers, a read-only window into the file.
+        """One tensor's numbers; nobody may write into them.
 
         Raises:
           ValueError: its dtype is not float32, float16 or bfloat16, or the library refuses the file.
@@ -200,7 +200,9 @@ class Reader:
             raise ValueError(f"{path}: {name} is {entry.dtype}; weights are read from {', '.join(DTYPES)}")
         if path not in self._mapped:
             self._mapped[path] = _map(path)
-        return self._mapped[path][entry.begin : entry.end].view(DTYPES[entry.dtype]).reshape(entry.shape)
+        start, mapped = self._mapped[path]
+        octets = direct.read(path, start + entry.begin, mapped[start + entry.begin : start + entry.end])
+        return octets.view(DTYPES[entry.dtype]).reshape(entry.shape)
 
     def close(self) -> None:
         """Lets go of the files; arrays that were read stay."""
@@ -319,10 +321,15 @@ def describe(array: np.ndarray) -> dict[str, Any]:
 def not_finite(array: np.ndarray) -> int:
     """How many numbers of a tensor are NaN or infinite: those that have all bits of the exponent."""
     exponent = _EXPONENT_BITS[dtype_name(array.dtype)]
+    sign = 1 << 8 * array.itemsize - 1
     bits = np.asarray(array, order="C").reshape(-1).view(f"u{array.itemsize}")
-    rest = (1 << 8 * array.itemsize - 1) - 1  # all bits but the sign
-    parts = (bits[start : start + _LOOKED_AT] & rest for start in range(0, bits.size, _LOOKED_AT))
-    return sum(int((part >= exponent).sum()) for part in parts if part.max() >= exponent)
+    count = 0
+    for start in range(0, bits.size, _LOOKED_AT):
+        part = bits[start : start + _LOOKED_AT]
+        # As signed numbers those without a sign come last, as unsigned ones those with it: two passes that change nothing find most.
+        if part.view(f"i{array.itemsize}").max() >= exponent or part.max() >= sign + exponent:
+            count += int(((part & sign - 1) >= exponent).sum())
+    return count
 
 
 def dtype_name(dtype: np.dtype) -> str:

@@ -107,30 +107,23 @@ class Reader:
         return self._archive[name].path
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor's numbers, in an array of their own.
+        """One tensor's numbers; nobody may write into them.
 
         Raises:
           ValueError: its dtype is not float32, float16 or bfloat16, or its bytes do not have their checksum.
         """
-        result = np.empty(self.entries[name].shape, self._dtype(name))
-        self.read_into(name, result)
-        return result
-
-    def read_into(self, name: str, target: np.ndarray) -> None:
-        """Reads one tensor into an array of its dtype and shape; see `read`."""
         entry, archive, dtype = self.entries[name], self._archive[name], self._dtype(name)
-        assert (target.dtype, target.shape) == (dtype, entry.shape), f"{name} is read into an array that is not its like"
         member = f"data/{entry.storage}"
-        if entry.is_contiguous:
-            whole = target if target.flags.c_contiguous else np.empty(target.shape, dtype)
-            archive.read_into(member, entry.offset * dtype.itemsize, whole.reshape(-1).view(np.uint8))
-            if whole is not target:
-                target[...] = whole
-            return
-        # The bounds were checked when the file was opened: as_strided itself checks nothing.
-        numbers = archive.map(member).view(dtype)[entry.offset :]
-        steps = [step * dtype.itemsize for step in entry.stride]
-        target[...] = np.lib.stride_tricks.as_strided(numbers, entry.shape, steps, writeable=False)
+        if not entry.is_contiguous:
+            # The bounds were checked when the file was opened: as_strided itself checks nothing.
+            numbers = archive.octets(member).view(dtype)[entry.offset :]
+            steps = [step * dtype.itemsize for step in entry.stride]
+            return np.array(np.lib.stride_tricks.as_strided(numbers, entry.shape, steps, writeable=False), order="C")
+        if math.prod(entry.shape) * dtype.itemsize == archive.members[member].size:
+            return archive.octets(member).view(dtype).reshape(entry.shape)
+        result = np.empty(entry.shape, dtype)
+        archive.read_into(member, entry.offset * dtype.itemsize, result.reshape(-1).view(np.uint8))
+        return result
 
     def close(self) -> None:
         """Closes the files."""

@@ -108,19 +108,23 @@ def folded(former: View, adapters: Sequence[peft.Adapter], dtype: np.dtype) -> V
     known = {tensor.name: tensor for tensor in names.tensors(former.config)}
 
     def read(name: str) -> np.ndarray:
-        value, tensor = former.read(name), known[name]
+        tensor = known[name]
         path = tensor.path.removeprefix("params/")
+        replaced = [adapter.rows[path] for adapter in adapters if path in adapter.rows] if tensor.form == "rows" else []
+        whole = [number for number, some in enumerate(replaced) if len(some.ids) == former.config.vocab_size]
+        if whole:  # nothing is left of what was before
+            value, replaced = replaced[whole[-1]].values_VD, replaced[whole[-1] + 1 :]
+        else:
+            value = former.read(name)
         if tensor.form == "kernel" and (parts := factors(adapters, path.removesuffix("/kernel"), tensor.layer)):
             made = merge.folded(value, parts, dtype)
             if dtype == np.float16 and safetensors_io.not_finite(made):
                 return llama_hf.cast(name, merge.folded(value, parts, np.dtype(np.float32)), dtype)  # which says how large they are
             return made
         value = llama_hf.cast(name, value, dtype)
-        for adapter in adapters:
-            if tensor.form == "rows" and path in adapter.rows:
-                value = value if value.flags.writeable else value.copy()
-                some = adapter.rows[path]
-                value[some.ids] = llama_hf.cast(name, some.values_VD, dtype)
+        for some in replaced:
+            value = value if value.flags.writeable else value.copy()
+            value[some.ids] = llama_hf.cast(name, some.values_VD, dtype)
         return value
 
     return View(former.config, read)

@@ -16,7 +16,7 @@ from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import layers
 
 Init = Literal["mean_of_pieces", "mean", "normal"]
-_AT_ONCE = 4096
+_AT_ONCE = 1024
 """New rows whose pieces are gathered at a time: all at once, 18,000 pieces of a 7B take a gigabyte."""
 
 
@@ -147,14 +147,16 @@ def smaller(config: config_lib.LlamaConfig, vocab_size: int) -> config_lib.Llama
 
 
 def mean_rows(rows_VD: arrays.Array, pieces: Sequence[Sequence[int]]) -> arrays.Array:
-    """For each entry of `pieces` the float32 mean of those rows; for an empty entry the mean of all rows."""
-    rows_VD = jnp.asarray(rows_VD)
-    parts = [_means(rows_VD, pieces[first : first + _AT_ONCE]) for first in range(0, len(pieces), _AT_ONCE)]
-    mean_VD = jnp.concatenate(parts)
+    """For each entry of `pieces` the mean of those rows, taken in float32; for an empty entry the mean of all rows. In their dtype."""
+    # Of NumPy's rows neither the whole matrix is on the device nor the rows of all parts: each part waits for its answer.
+    xp = np if isinstance(rows_VD, np.ndarray) else jnp
+    starts = range(0, len(pieces), _AT_ONCE)
+    mean_VD = xp.concatenate([xp.asarray(_means(rows_VD, pieces[first : first + _AT_ONCE])) for first in starts])
     empty = np.array([not entry for entry in pieces])
     if not empty.any():
         return mean_VD
-    return jnp.where(jnp.asarray(empty)[:, None], rows_VD.astype(jnp.float32).mean(axis=0)[None], mean_VD)
+    all_D = jnp.asarray(rows_VD).astype(jnp.float32).mean(axis=0).astype(rows_VD.dtype)
+    return xp.where(xp.asarray(empty)[:, None], xp.asarray(all_D)[None], mean_VD)
 
 
 def _means(rows_VD: arrays.Array, pieces: Sequence[Sequence[int]]) -> arrays.Array:
@@ -165,13 +167,13 @@ def _means(rows_VD: arrays.Array, pieces: Sequence[Sequence[int]]) -> arrays.Arr
     spare = (1 << max(0, len(flat) - 1).bit_length()) - len(flat)
     flat, owners = np.pad(flat, (0, spare)), np.pad(owners, (0, spare), constant_values=_AT_ONCE)
     lengths = np.pad(lengths, (0, _AT_ONCE - len(pieces)))
-    return _owned_means(rows_VD, flat, owners, lengths.astype(np.float32))[: len(pieces)]
+    return _owned_means(rows_VD[flat], owners, lengths.astype(np.float32))[: len(pieces)]
 
 
 @jax.jit
-def _owned_means(rows_VD: arrays.Array, flat: arrays.Array, owners: arrays.Array, lengths: arrays.Array) -> arrays.Array:
-    total_VD = jax.ops.segment_sum(jnp.asarray(rows_VD)[flat].astype(jnp.float32), owners, num_segments=_AT_ONCE)
-    return total_VD / jnp.maximum(lengths, 1)[:, None]
+def _owned_means(taken_ND: arrays.Array, owners_N: arrays.Array, lengths: arrays.Array) -> arrays.Array:
+    total_VD = jax.ops.segment_sum(jnp.asarray(taken_ND, jnp.float32), owners_N, num_segments=_AT_ONCE)
+    return (total_VD / jnp.maximum(lengths, 1)[:, None]).astype(taken_ND.dtype)
 
 
 def _check(config: config_lib.LlamaConfig, pieces: Sequence[Sequence[int]], init: str, key: arrays.Array | None) -> None:
