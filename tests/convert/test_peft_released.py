@@ -1,5 +1,6 @@
 """The original's whole way: an un-resized base, LLaMA's adapter, then Alpaca's with one row more; as PEFT folds them, and in one go."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from tests.reference import released_adapters
-from zhllama_jax.convert import extend, llama_hf, llama_meta, names, peft, rewrite, stack
+from zhllama_jax.convert import extend, llama_hf, llama_meta, manifest, names, peft, rewrite, stack
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.tokenizer import merge, processor
 
@@ -70,6 +71,18 @@ def as_peft_does(world: World, folder: Path) -> dict[str, np.ndarray]:
         peft.rewrite(adapter, folder / f"rewritten{number}")
         model = theirs.PeftModel.from_pretrained(model, folder / f"rewritten{number}").merge_and_unload()
     return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("logits", [True, False])
+def test_a_damaged_matrix_is_refused_though_all_its_rows_are_replaced(world: World, tmp_path: Path, logits: bool) -> None:
+    shutil.copytree(world.base, tmp_path / "base")
+    (tmp_path / "base" / manifest.FILE).unlink()
+    tensors = safetensors.numpy.load_file(tmp_path / "base" / "model.safetensors")
+    tensors["lm_head.weight"][3, 1] = np.nan
+    safetensors.numpy.save_file(tensors, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lm_head.weight holds 1 of [\d,]+ numbers that are NaN or infinite"):
+        rewrite.run(tmp_path / "base", tmp_path / "merged", adapters=[world.chinese], logits=logits)
+    assert not (tmp_path / "merged").exists()
 
 
 def test_in_sixteen_bits_the_sum_is_rounded_once(world: World, tmp_path: Path) -> None:

@@ -34,6 +34,26 @@ def test_who_looks_sees_a_tensor_first_and_may_refuse_it(reader: safetensors_io.
     assert seen == [("m.safetensors", "a", (2,)), ("m.safetensors", "b", (3,))]
 
 
+def test_who_has_nothing_to_say_sees_a_tensor_once_too(reader: safetensors_io.Reader) -> None:
+    seen: list[str] = []
+    with readers.Watched(reader, lambda path, name, array: seen.append(name)) as watched:
+        assert watched.unseen == ["a", "b"]
+        watched.read("b")
+        watched.read("b")
+        assert seen == ["b"] and watched.unseen == ["a"] and watched.described == {}
+
+
+def test_what_was_refused_is_looked_at_again(reader: safetensors_io.Reader) -> None:
+    def look(path: Path, name: str, array: np.ndarray) -> None:
+        raise ValueError("not this one")
+
+    with readers.Watched(reader, look) as watched:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="not this one"):
+                watched.read("a")
+        assert "a" in watched.unseen
+
+
 def test_nobody_needs_to_look(reader: safetensors_io.Reader) -> None:
     with readers.Watched(reader) as watched:
         np.testing.assert_array_equal(watched.read("b"), np.ones(3, np.float32))

@@ -34,7 +34,7 @@ def check(path: Path) -> None:
     for name, content in MEMBERS.items():
         assert archive.read(name, max_bytes=200) == content
         assert archive.members[name].begin % torch_zip.ALIGNMENT == 0
-    assert archive.octets("data/0").tobytes() == MEMBERS["data/0"]
+    assert archive.map("data/0").tobytes() == MEMBERS["data/0"]
     part = np.empty(7, np.uint8)
     archive.read_into("data/0", 30, part)
     assert part.tolist() == list(range(30, 37))
@@ -158,14 +158,14 @@ def test_bytes_between_members_are_refused(tmp_path: Path) -> None:
         torch_zip.Archive(path)
 
 
-@pytest.mark.parametrize("how", ["whole", "part", "octets"])
+@pytest.mark.parametrize("how", ["whole", "part", "map"])
 def test_damage_is_found_before_a_number_is_used(how: str, tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
     path.write_bytes(GOOD.replace(b"0123456789", b"0123456788"))
     archive = torch_zip.Archive(path)
     with pytest.raises(ValueError, match=r"data/0 does not have its checksum: the file is damaged"):
-        if how == "octets":
-            archive.octets("data/0")
+        if how == "map":
+            archive.map("data/0")
         else:
             archive.read_into("data/0", 0, np.empty(10 if how == "whole" else 3, np.uint8))
     archive.close()
@@ -178,7 +178,7 @@ def test_a_file_that_shrinks_meanwhile_is_an_error(tmp_path: Path) -> None:
     archive.verify("data/0")
     os.truncate(path, 20)
     with pytest.raises(ValueError, match="cut short"):
-        archive.octets("data/0")
+        archive.map("data/0")
     with pytest.raises(ValueError, match="cut short"):
         archive.read_into("data/0", 0, np.empty(10, np.uint8))
     archive.close()

@@ -1,6 +1,7 @@
 """Views make tensors when they are asked for, and compose."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from zhllama_jax import tree
-from zhllama_jax.convert import names, view
+from zhllama_jax.convert import names, peft_tensors, view
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.model import resize
 
@@ -56,3 +57,38 @@ def test_nothing_is_read_before_it_is_asked_for(config: config_lib.LlamaConfig, 
     assert asked == []
     assert chain.read("model.norm.weight").dtype == np.float16
     assert asked == ["model.norm.weight"]
+
+
+@pytest.mark.parametrize("which", [["whole"], ["some"], ["whole", "some"], ["some", "whole"], ["whole", "some", "whole", "some"]])
+def test_rows_take_the_place_of_others_in_order(config: config_lib.LlamaConfig, params: Any, which: list[str]) -> None:
+    """And a matrix of which nothing is left is not read."""
+    rng, count, width = np.random.default_rng(1), config.vocab_size, config.hidden_size
+    adapters: list[Any] = []
+    for kind in which:
+        ids = np.arange(count) if kind == "whole" else np.sort(rng.choice(count, 7, replace=False))
+        values_VD = rng.normal(size=(len(ids), width)).astype(np.float16)
+        values_VD.flags.writeable = False
+        rows = peft_tensors.Rows(ids, width, kind == "whole", "F16", lambda values_VD=values_VD: values_VD)
+        adapters.append(SimpleNamespace(lora={}, rows={"lm_head": rows}))
+    plain, asked = view.held(config, params), []
+
+    def read(name: str) -> np.ndarray:
+        asked.append(name)
+        value = np.array(plain.read(name))
+        value.flags.writeable = False
+        return value
+
+    found = view.folded(view.View(config, read), adapters, np.dtype(np.float32)).read("lm_head.weight")
+    expected = np.array(plain.read("lm_head.weight"), np.float32)
+    for adapter in adapters:
+        expected[adapter.rows["lm_head"].ids] = adapter.rows["lm_head"].values_VD
+    np.testing.assert_array_equal(found, expected)
+    assert asked == ([] if "whole" in which else ["lm_head.weight"])
+
+
+def test_all_rows_of_a_smaller_model_are_some_of_a_padded_one(config: config_lib.LlamaConfig, params: Any) -> None:
+    values_VD = np.ones((config.vocab_size, config.hidden_size), np.float32)
+    rows = peft_tensors.Rows(np.arange(config.vocab_size), config.hidden_size, True, "F32", lambda: values_VD)
+    adapters: list[Any] = [SimpleNamespace(lora={}, rows={"lm_head": rows})]
+    found = view.folded(view.padded(view.held(config, params), 64), adapters, np.dtype(np.float32)).read("lm_head.weight")
+    assert found.shape[0] % 64 == 0 and (found[: config.vocab_size] == 1).all() and not found[config.vocab_size :].any()

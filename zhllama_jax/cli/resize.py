@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from zhllama_jax.cli import located, terminal
+from zhllama_jax.cli import allocator, located, terminal
 
 
 def run(
@@ -28,11 +28,11 @@ def run(
     Examples:
       zhllama resize --model llama-7b --tokenizer merged.model --output llama-7b-zh
     """
+    allocator.keep_freed_memory(one_heap=True)
     from zhllama_jax import files
-    from zhllama_jax.convert import extend, manifest, memory
+    from zhllama_jax.convert import extend, manifest
     from zhllama_jax.tokenizer import processor
 
-    memory.keep()
     files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[model, tokenizer])
     directory, merged = located.model(model), processor.Tokenizer.load(located.tokenizer(tokenizer))
     done = extend.run(directory, merged, output, init=init, seed=seed, overwrite=overwrite)

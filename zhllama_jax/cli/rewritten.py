@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zhllama_jax import templates
-from zhllama_jax.cli import located, terminal
+from zhllama_jax.cli import allocator, located, terminal
 
 if TYPE_CHECKING:
     from zhllama_jax.convert import rewrite, source
@@ -30,10 +30,10 @@ def run(
     force: bool = False,
 ) -> None:
     """Writes a model anew, with adapters folded in, and says what was proved of it; the arguments are those of the two verbs."""
+    allocator.keep_freed_memory(one_heap=True)
     from zhllama_jax import files
-    from zhllama_jax.convert import manifest, memory, modelfile, rewrite, stack
+    from zhllama_jax.convert import manifest, modelfile, rewrite, stack
 
-    memory.keep()
     if template is not None:
         templates.named(template)
     if shard_mib < 1:

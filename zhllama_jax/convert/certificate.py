@@ -68,7 +68,7 @@ def certify(folder: Path, proof: Proof) -> dict[str, Any]:
       ValueError: with the first tensor that differs, or how far the logits are apart.
     """
     begun = time.monotonic()
-    with source.Source(folder, as_found=True) as opened:
+    with source.Source(folder, as_found=True, once=True) as opened:
         found = _tensors(opened, proof)
         changed = bool(proof.adapters) or proof.source_dtypes != [proof.dtype]
         seconds = time.monotonic() - begun
@@ -77,7 +77,7 @@ def certify(folder: Path, proof: Proof) -> dict[str, Any]:
 
 
 def _tensors(opened: source.Source, proof: Proof) -> dict[str, Any]:
-    wanted = names.tensors(proof.config)[::-1]  # what was read last of the source is in memory still, however large it is
+    wanted = names.tensors(proof.config)
     dtype = llama_hf.parse_dtype(proof.dtype if proof.dtype in llama_hf.DTYPES else "float32")
     rows_only = view.folded(proof.base, [adapter._replace(lora={}) for adapter in proof.adapters], dtype)
 

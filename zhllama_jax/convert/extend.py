@@ -59,7 +59,7 @@ def run(
       ValueError: the tokenizer does not extend the model's, there is nothing to add, or the output may not be written.
     """
     files.free_directory(output, ours=manifest.model_files, overwrite=overwrite, inputs=[model])
-    with source.Source(model, digest=True) as opened:
+    with source.Source(model, digest=True, once=True) as opened:
         config = opened.config
         old = vocabulary.load(model, config)
         if tokenizer.vocab_size < old.vocab_size:

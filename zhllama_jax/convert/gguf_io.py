@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zhllama_jax import templates
-from zhllama_jax.convert import direct, gguf_file, gguf_meta, gguf_quant, gguf_vocab, llama_hf, manifest, names, rotary, tokenizer_hf
+from zhllama_jax.convert import gguf_file, gguf_meta, gguf_quant, gguf_vocab, llama_hf, manifest, mapped, names, rotary, tokenizer_hf
 from zhllama_jax.model import config as config_lib
 from zhllama_jax.tokenizer import processor
 
@@ -132,7 +132,8 @@ class Reader:
         self.metadata, tensors = gguf_file.read(path)
         if "split.count" in self.metadata and self.metadata["split.count"] != 1:
             raise ValueError(f"{path} is one part of several: join them first with `llama-gguf-split --merge`")
-        self._map: np.ndarray | None = np.memmap(path, np.uint8, mode="r")
+        with open(path, "rb") as stream:
+            self._file: mapped.File | None = mapped.File(self.path, stream.fileno())
         divisors = tensors.pop(gguf_meta.ROPE_FREQS, None)
         strange = [name for name in tensors if to_hf(name) == name]
         if strange:
@@ -165,9 +166,9 @@ class Reader:
         assert name in self.entries, name
         return self.path
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor's numbers: float32 where they are quantised, else in the stored dtype."""
-        return rotary.halves(name, self._numbers(self.entries[name]), self.config)
+    def read(self, name: str, *, once: bool = False) -> np.ndarray:
+        """One tensor's numbers, float32 where they are quantised, else in the stored dtype; see `readers.Reader`."""
+        return rotary.halves(name, self._numbers(self.entries[name], once=once), self.config)
 
     def tokenizer(self) -> processor.Tokenizer:
         """The model's tokenizer; see `gguf_vocab.read_tokenizer`.
@@ -193,7 +194,7 @@ class Reader:
 
     def close(self) -> None:
         """Lets go of the file; arrays that were read of it stay."""
-        self._map = None
+        self._file = None
 
     def __enter__(self) -> "Reader":
         return self
@@ -201,9 +202,10 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _numbers(self, entry: gguf_file.Entry) -> np.ndarray:
-        assert self._map is not None, "the reader was closed"
-        octets = direct.read(self.path, entry.begin, np.asarray(self._map[entry.begin : entry.end]))
+    def _numbers(self, entry: gguf_file.Entry, *, once: bool = False) -> np.ndarray:
+        assert self._file is not None, "the reader was closed"
+        octets = self._file.once(entry.begin, entry.end) if once else None
+        octets = self._file.window(entry.begin, entry.end) if octets is None else octets
         return gguf_quant.decode(octets, entry.dtype, entry.shape)
 
     def _divisors(self, entry: gguf_file.Entry) -> np.ndarray:

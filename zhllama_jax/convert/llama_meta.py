@@ -140,8 +140,8 @@ class Reader:
         """The first of the files that hold a tensor."""
         return self._parts[0].file(to_meta(name))
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor's numbers, joined; nobody may write into them.
+    def read(self, name: str, *, once: bool = False) -> np.ndarray:
+        """One tensor's numbers, joined; see `readers.Reader`.
 
         Raises:
           ValueError: its dtype is not float32, float16 or bfloat16, its bytes do not have their checksum, or files differ in what all of
@@ -151,12 +151,13 @@ class Reader:
         if entry.cut == "whole":
             return self._same_in_all(meta)
         if len(self._parts) == 1:
-            return rotary.halves(name, self._parts[0].read(meta), self.config)
+            return rotary.halves(name, self._parts[0].read(meta, once=once), self.config)
         result = np.empty(entry.shape, self._dtype(name))
         axis, start = int(entry.cut == "columns"), 0
         for part in self._parts:
             end = start + part.entries[meta].shape[axis]
-            result[(slice(None),) * axis + (slice(start, end),)] = part.read(meta)
+            place = result[start:end] if axis == 0 else result[:, start:end]
+            place[...] = part.read(meta, once=once)
             start = end
         return rotary.halves(name, result, self.config)
 

@@ -261,7 +261,7 @@ def _all_rows(reader: readers.Watched, given: Sequence[str], path: Path) -> Rows
         raise ValueError(f"{path}: {' and '.join(given)} are the same matrix with other numbers: keep the one that is meant")
     stored = reader.entries[given[0]]
     rows, width = stored.shape
-    return Rows(np.arange(rows), width, True, stored.dtype, _again(path, lambda opened: opened.read(given[0])))
+    return Rows(np.arange(rows), width, True, stored.dtype, _again(path, lambda opened: opened.read(given[0], once=True)))
 
 
 def _some_rows(reader: readers.Watched, ids: Sequence[int] | None, name: str, others: str | None, path: Path) -> Rows:

@@ -37,8 +37,13 @@ class Reader(Protocol):
     def file(self, name: str) -> Path:
         """The file that holds a tensor."""
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor's numbers."""
+    def read(self, name: str, *, once: bool = False) -> np.ndarray:
+        """One tensor's numbers, into which nobody may write.
+
+        Args:
+          name: of the tensor.
+          once: they will not be read again soon: large ones go past the system's page cache, see `mapped.File.once`.
+        """
 
     def close(self) -> None:
         """Closes the files."""
@@ -79,15 +84,20 @@ class Watched:
         """The file that holds a tensor."""
         return self._reader.file(name)
 
-    def read(self, name: str) -> np.ndarray:
+    @property
+    def unseen(self) -> list[str]:
+        """The tensors that were not read yet."""
+        return [name for name in self.entries if name not in self._seen]
+
+    def read(self, name: str, *, once: bool = False) -> np.ndarray:
         """One tensor's numbers; who looks sees them the first time only.
 
         Raises:
           ValueError: the reader or the one who looks refuses them.
         """
-        array = self._reader.read(name)
-        if self._look is not None and name not in self._seen:
-            if (said := self._look(self.file(name), name, array)) is not None:
+        array = self._reader.read(name, once=once)
+        if name not in self._seen:
+            if self._look is not None and (said := self._look(self.file(name), name, array)) is not None:
                 self.described[name] = said
             self._seen.add(name)
         return array

@@ -90,7 +90,7 @@ def run(
     notes = [note for adapter in loaded for note in adapter.notes]
     recorded = None if source.recognise(model) == "gguf" else manifest.unchanged_fingerprint(model)
     named = any(adapter.base_fingerprint for adapter in loaded)
-    with source.Source(model, digest=named or recorded is not None, allow_unknown=allow_unknown) as opened:
+    with source.Source(model, digest=named or recorded is not None, allow_unknown=allow_unknown, once=True) as opened:
         loaded = [peft.fitted(adapter, opened.config) for adapter in loaded]
         fingerprint = recorded or (opened.fingerprint() if named else None)
         form = target.Form(to, dtype or _stored_dtype(opened), **how)
@@ -108,6 +108,7 @@ def run(
         proved: dict[str, Any] = {}
 
         def certify(folder: Path, written: Any) -> Mapping[str, Any]:
+            opened.read_the_rest()  # matrices that adapters replace whole
             if fingerprint is not None and opened.fingerprint() != fingerprint:
                 raise ValueError(f"{model}: the weights are not those that {manifest.FILE} records; `zhllama verify` says which differ")
             proof = certificate.Proof(base, loaded, meant.config, form.dtype, opened.dtypes, logits)

@@ -8,7 +8,6 @@ those first. Nothing here keeps a tensor.
 import hashlib
 import json
 import math
-import mmap
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
@@ -20,7 +19,7 @@ import numpy as np
 import safetensors
 
 from zhllama_jax import files
-from zhllama_jax.convert import direct, shard_index, sink
+from zhllama_jax.convert import mapped, shard_index, sink
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -95,12 +94,11 @@ def header(path: str | Path) -> dict[str, Entry]:
         raise ValueError(f"{path} is no valid safetensors file: {error}") from None
 
 
-def _map(path: Path) -> tuple[int, np.ndarray]:
-    """Where the header of a file that `header` passed ends, and the file's bytes, mapped; nothing is read before it is used."""
+def _map(path: Path) -> tuple[int, mapped.File]:
+    """Where the header of a file that `header` passed ends, and the file, mapped."""
     try:
         with safetensors.safe_open(path, framework="np"), open(path, "rb") as stream:
-            start = 8 + int.from_bytes(stream.read(8), "little")
-            return start, np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            return 8 + int.from_bytes(stream.read(8), "little"), mapped.File(path, stream.fileno())
     except safetensors.SafetensorError as error:  # stricter than `header` in trifles such as -0
         raise ValueError(f"{path} is no valid safetensors file: {error}") from None
 
@@ -159,7 +157,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class Reader:
-    """The tensors of one or several checked files: small ones and those in the page cache are mapped, others read past it.
+    """The tensors of one or several checked files, which stand in memory as far as they are used: the files are mapped.
 
     Attributes:
       entries: what the headers say, by tensor name.
@@ -170,7 +168,7 @@ class Reader:
         self.entries: dict[str, Entry] = {}
         self.notes = list(notes)
         self._path: dict[str, Path] = {}
-        self._mapped: dict[Path, tuple[int, np.ndarray]] = {}
+        self._mapped: dict[Path, tuple[int, mapped.File]] = {}
         self._closed = False
         for path in paths:
             for name, entry in header(path).items():
@@ -188,8 +186,8 @@ class Reader:
         """The file that holds a tensor."""
         return self._path[name]
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor's numbers; nobody may write into them.
+    def read(self, name: str, *, once: bool = False) -> np.ndarray:
+        """One tensor's numbers; see `readers.Reader`.
 
         Raises:
           ValueError: its dtype is not float32, float16 or bfloat16, or the library refuses the file.
@@ -200,8 +198,10 @@ class Reader:
             raise ValueError(f"{path}: {name} is {entry.dtype}; weights are read from {', '.join(DTYPES)}")
         if path not in self._mapped:
             self._mapped[path] = _map(path)
-        start, mapped = self._mapped[path]
-        octets = direct.read(path, start + entry.begin, mapped[start + entry.begin : start + entry.end])
+        start, file = self._mapped[path]
+        place = (start + entry.begin, start + entry.end)
+        octets = file.once(*place) if once else None
+        octets = file.window(*place) if octets is None else octets
         return octets.view(DTYPES[entry.dtype]).reshape(entry.shape)
 
     def close(self) -> None:

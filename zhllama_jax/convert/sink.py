@@ -12,11 +12,9 @@ import os
 from concurrent import futures
 from pathlib import Path
 
-_CHUNK = 16 << 20
-_BLOCK = 4096
-"""What addresses and lengths of direct writes must be multiples of, on all usual disks."""
+from zhllama_jax.convert import mapped
 
-_DIRECT = getattr(os, "O_DIRECT", 0)
+_CHUNK = 16 << 20
 
 
 class Sink:
@@ -64,7 +62,7 @@ class Sink:
         Raises:
           OSError: the disk does not take it.
         """
-        whole = self._filled // _BLOCK * _BLOCK
+        whole = self._filled // mapped.BLOCK * mapped.BLOCK
         self._drain(whole)
         self._go_through_the_cache()
         self._drain(self._filled)
@@ -101,16 +99,16 @@ class Sink:
 
     def _go_through_the_cache(self) -> None:
         if self._direct:
-            fcntl.fcntl(self._file, fcntl.F_SETFL, fcntl.fcntl(self._file, fcntl.F_GETFL) & ~_DIRECT)
+            fcntl.fcntl(self._file, fcntl.F_SETFL, fcntl.fcntl(self._file, fcntl.F_GETFL) & ~mapped.DIRECT)
             self._direct = False
 
 
 def _open(path: Path) -> tuple[int, bool]:
     """A descriptor, and whether it writes past the page cache."""
     how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    if _DIRECT:
+    if mapped.DIRECT:
         try:
-            return os.open(path, how | _DIRECT, 0o666), True
+            return os.open(path, how | mapped.DIRECT, 0o666), True
         except OSError as error:
             if error.errno != errno.EINVAL:  # what a file system says that has none, in memory for one
                 raise

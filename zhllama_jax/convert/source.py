@@ -69,7 +69,7 @@ class Source:
       reader: its tensors.
     """
 
-    def __init__(self, path: str | Path, *, digest: bool = False, as_found: bool = False, allow_unknown: bool = False):
+    def __init__(self, path: str | Path, *, digest: bool = False, as_found: bool = False, allow_unknown: bool = False, once: bool = False):
         """Opens a model and holds its tensors' names and shapes against its configuration.
 
         Args:
@@ -77,6 +77,7 @@ class Source:
           digest: see `manifest.hold`.
           as_found: read whatever is there, also what is not as the manifest says, and what are no numbers: to compare it.
           allow_unknown: pass over keys of the configuration that nobody knows, see `config_hf.read`.
+          once: for who reads it from its beginning to its end, and not again soon; see `readers.Reader.read`.
 
         Raises:
           FileNotFoundError: something is not there.
@@ -84,6 +85,7 @@ class Source:
         """
         self.path = Path(path)
         self.format = recognise(path)
+        self._once = once
         folder = self.path.parent if self.path.is_file() else self.path
         self.contents = None if self.format == "gguf" else manifest.read(folder, "model")
         self.prompt = manifest.prompt(self.contents)
@@ -142,7 +144,14 @@ class Source:
 
     def read(self, name: str) -> np.ndarray:
         """One tensor's numbers by Hugging Face's name."""
-        return self.reader.read(name)
+        return self.reader.read(name, once=self._once)
+
+    def read_the_rest(self) -> None:
+        """Reads the tensors of the model that nobody asked for yet, so that all were looked at."""
+        unseen = set(self.reader.unseen)
+        for tensor in names.tensors(self.config):
+            if tensor.name in unseen:
+                self.read(tensor.name)
 
     def fingerprint(self) -> str:
         """The digest of the tensors as they are; those that were described while they were read are not read again."""

@@ -5,7 +5,8 @@ must describe a dictionary of named tensors; or one that holds no tensor itself 
 not both, as training scripts write it: then what stands beside is left alone, and a note says so. Only the zip format is read, which
 PyTorch writes since version 1.6. Nothing here keeps a tensor.
 
-A tensor whose numbers lie in order is read straight into its array; any other is gathered from its storage, which is mapped for it.
+A tensor whose numbers lie in order is read straight into its array, past the page cache where it is all of its storage and that is asked
+for; any other is gathered from its storage, which is mapped.
 
 The reader's manners are those of `safetensors_io.Reader`; entries have the same dtypes.
 """
@@ -106,8 +107,8 @@ class Reader:
         """The file that holds a tensor."""
         return self._archive[name].path
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor's numbers; nobody may write into them.
+    def read(self, name: str, *, once: bool = False) -> np.ndarray:
+        """One tensor's numbers; see `readers.Reader`.
 
         Raises:
           ValueError: its dtype is not float32, float16 or bfloat16, or its bytes do not have their checksum.
@@ -116,11 +117,13 @@ class Reader:
         member = f"data/{entry.storage}"
         if not entry.is_contiguous:
             # The bounds were checked when the file was opened: as_strided itself checks nothing.
-            numbers = archive.octets(member).view(dtype)[entry.offset :]
+            numbers = archive.map(member).view(dtype)[entry.offset :]
             steps = [step * dtype.itemsize for step in entry.stride]
             return np.array(np.lib.stride_tricks.as_strided(numbers, entry.shape, steps, writeable=False), order="C")
-        if math.prod(entry.shape) * dtype.itemsize == archive.members[member].size:
-            return archive.octets(member).view(dtype).reshape(entry.shape)
+        if once and math.prod(entry.shape) * dtype.itemsize == archive.members[member].size:
+            octets = archive.once(member)
+            if octets is not None:
+                return octets.view(dtype).reshape(entry.shape)
         result = np.empty(entry.shape, dtype)
         archive.read_into(member, entry.offset * dtype.itemsize, result.reshape(-1).view(np.uint8))
         return result

@@ -5,7 +5,6 @@ storages), `data/0`, `data/1` … (the storages' bytes), `byteorder` and `versio
 between its members or unpack to far more than it weighs; `Archive` accepts none of that. Member names are labels here, never paths.
 """
 
-import mmap
 import os
 import re
 import struct
@@ -16,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zhllama_jax.convert import direct, sink
+from zhllama_jax.convert import mapped, sink
 
 # The format's records without their variable parts, named as in PKWARE's APPNOTE.
 _LOCAL = struct.Struct("<4s5H3L2H")
@@ -68,6 +67,7 @@ class Archive:
         self.path = Path(path)
         self._stream = open(path, "rb", buffering=0)  # noqa: SIM115 (closed by `close`)
         self._sound: set[str] = set()
+        self._file: mapped.File | None = None
         try:
             self.members = _members(self._stream.fileno())
         except ValueError as error:
@@ -104,22 +104,19 @@ class Archive:
         if whole:
             self._hold(name, crc)
 
-    def octets(self, name: str) -> np.ndarray:
-        """A member's bytes, verified; nobody may write into them.
-
-        Raises:
-          ValueError: see `read_into`.
-        """
+    def map(self, name: str) -> np.ndarray:
+        """A member's bytes, mapped and verified."""
+        self.verify(name)
         member = self.members[name]
         self._require(member.begin + member.size)
-        start = member.begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        length = member.begin + member.size - start
-        pages = mmap.mmap(self._stream.fileno(), length, access=mmap.ACCESS_READ, offset=start)
-        mapped = np.frombuffer(pages, np.uint8, member.size, member.begin - start)
-        found = direct.read(self.path, member.begin, mapped)
-        if found is mapped:
-            self.verify(name)
-        elif name not in self._sound:
+        return self._mapped().window(member.begin, member.begin + member.size)
+
+    def once(self, name: str) -> np.ndarray | None:
+        """A member's bytes, read past the page cache and verified; None where that does not pay, see `mapped.File.once`."""
+        member = self.members[name]
+        self._require(member.begin + member.size)
+        found = self._mapped().once(member.begin, member.begin + member.size)
+        if found is not None:
             self._hold(name, zlib.crc32(found.data))
         return found
 
@@ -158,6 +155,11 @@ class Archive:
                 "torch.serialization.set_crc32_options(False)); fetch it again, or load and save it once with PyTorch"
             )
         self._sound.add(name)
+
+    def _mapped(self) -> mapped.File:
+        """The file, mapped when it is first needed: one that is refused never is."""
+        self._file = self._file or mapped.File(self.path, self._stream.fileno())
+        return self._file
 
     def _require(self, size: int) -> None:
         # Touching a mapped page behind the end of a file kills the process.

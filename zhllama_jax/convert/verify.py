@@ -41,7 +41,7 @@ def compare(left: str | Path, right: str | Path, *, logits: bool = False) -> dic
     Raises:
       FileNotFoundError, ValueError: a directory is not a model that `host.load` would read.
     """
-    with source.Source(left, as_found=True) as first, source.Source(right, as_found=True) as second:
+    with source.Source(left, as_found=True, once=True) as first, source.Source(right, as_found=True, once=True) as second:
         configs = [first.config, second.config]
         fields = [dataclasses.asdict(config) for config in configs]
         tensors = _compare_tensors(first.reader, second.reader)

@@ -102,6 +102,8 @@ def padded(former: View, multiple: int) -> View:
 def folded(former: View, adapters: Sequence[peft.Adapter], dtype: np.dtype) -> View:
     """A model with adapters folded in, rounded once to `dtype`: W + Σ scale · (B A) in float32; rows are replaced, in order.
 
+    A matrix of which an adapter has all rows is not read.
+
     Raises:
       ValueError: later, a number that does not fit `dtype`.
     """

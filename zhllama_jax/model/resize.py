@@ -148,7 +148,7 @@ def smaller(config: config_lib.LlamaConfig, vocab_size: int) -> config_lib.Llama
 
 def mean_rows(rows_VD: arrays.Array, pieces: Sequence[Sequence[int]]) -> arrays.Array:
     """For each entry of `pieces` the mean of those rows, taken in float32; for an empty entry the mean of all rows. In their dtype."""
-    # Of NumPy's rows neither the whole matrix is on the device nor the rows of all parts: each part waits for its answer.
+    # Of NumPy's rows the device has those of one part at a time, and all only where an entry is empty.
     xp = np if isinstance(rows_VD, np.ndarray) else jnp
     starts = range(0, len(pieces), _AT_ONCE)
     mean_VD = xp.concatenate([xp.asarray(_means(rows_VD, pieces[first : first + _AT_ONCE])) for first in starts])
