@@ -171,10 +171,10 @@ def test_a_few_tensors_live_at_a_time(world: World, tmp_path: Path, monkeypatch:
     writes = [0]
     read, write = safetensors_io.Reader.read, sink.Sink.write
 
-    def reading(self: safetensors_io.Reader, name: str) -> np.ndarray:
+    def reading(self: safetensors_io.Reader, name: str, **how: Any) -> np.ndarray:
         names_read.append(name)
         waiting.append(len(names_read) - max(0, writes[0] - 1))  # the first write is the header
-        return read(self, name)
+        return read(self, name, **how)
 
     def writing(self: sink.Sink, content: bytes | memoryview) -> None:
         write(self, content)
@@ -368,7 +368,11 @@ def test_a_base_that_is_named_without_a_digest_is_told(
     settings = json.loads((adapter / peft.CONFIG).read_text())
     (adapter / peft.CONFIG).write_text(json.dumps(settings | {"base_model_name_or_path": base}))
     notes = stack.check(config, [peft.load(adapter)], fingerprint=None, base=world.base)
-    assert f"{adapter} {told}" in notes
+    assert f"{adapter} {told}{f': make sure that {world.base} is the same' if base else ''}" in notes
+    if base:  # and where it is the same name, there is nothing to be sure of
+        (adapter / peft.CONFIG).write_text(json.dumps(settings | {"base_model_name_or_path": str(world.base)}))
+        notes = stack.check(config, [peft.load(adapter)], fingerprint=None, base=world.base)
+        assert f"{adapter} names {world.base} as its base, without a digest to hold it against" in notes
 
 
 def test_a_tokenizer_tells_the_vocabulary_of_factors_alone(

@@ -9,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from zhllama_jax import tree
@@ -44,6 +45,24 @@ def test_meta_and_back_is_the_same_model(model: Path, tmp_path: Path, shards: in
     assert first == second, "the split into base and extension too"
     assert source.load_prompt(tmp_path / "back") == source.load_prompt(model)
     assert [step.get("to") for step in host.load(tmp_path / "back").history] == ["meta", "hf"]
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_tied_head_is_stored_by_itself_where_the_format_has_none(
+    config: config_lib.LlamaConfig, make_params: Callable[..., Any], tokenizer: processor.Tokenizer, tmp_path: Path, shards: int
+) -> None:
+    shape = config.replace(tie_word_embeddings=True)
+    llama_hf.save(tmp_path / "tied", config=shape, params=make_params(shape), tokenizer=tokenizer)
+    done = rewrite.run(tmp_path / "tied", tmp_path / "meta", to="meta", shards=shards)
+    assert "Meta's format has no tied heads: the head is stored by itself, equal to the embedding" in done.notes
+    assert done.certificate["tensors"]["equal"] == done.certificate["tensors"]["compared"] == 21
+    assert manifest.verify(tmp_path / "meta") == []
+    rewrite.run(tmp_path / "meta", tmp_path / "back")
+    assert not source.load_config(tmp_path / "back").tie_word_embeddings
+    found = safetensors.numpy.load_file(tmp_path / "back" / "model.safetensors")
+    np.testing.assert_array_equal(found["lm_head.weight"], found["model.embed_tokens.weight"])
+    for name, value in safetensors.numpy.load_file(tmp_path / "tied" / "model.safetensors").items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "q8_0", "q4_0"])

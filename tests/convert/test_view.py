@@ -92,3 +92,15 @@ def test_all_rows_of_a_smaller_model_are_some_of_a_padded_one(config: config_lib
     adapters: list[Any] = [SimpleNamespace(lora={}, rows={"lm_head": rows})]
     found = view.folded(view.padded(view.held(config, params), 64), adapters, np.dtype(np.float32)).read("lm_head.weight")
     assert found.shape[0] % 64 == 0 and (found[: config.vocab_size] == 1).all() and not found[config.vocab_size :].any()
+
+
+def test_an_untied_head_is_the_embedding_with_its_new_rows(config: config_lib.LlamaConfig, make_params: Callable[..., Any]) -> None:
+    shape = config.replace(tie_word_embeddings=True)
+    rows = peft_tensors.Rows(np.array([2, 5]), shape.hidden_size, False, "F32", lambda: np.ones((2, shape.hidden_size), np.float32))
+    adapters: list[Any] = [SimpleNamespace(lora={}, rows={"embed_tokens": rows})]
+    tied = view.folded(view.held(shape, make_params(shape)), adapters, np.dtype(np.float32))
+    found = view.untied(tied)
+    assert not found.config.tie_word_embeddings and view.untied(found) is found
+    head_VD = found.read("lm_head.weight")
+    assert (head_VD[[2, 5]] == 1).all()
+    np.testing.assert_array_equal(head_VD, tied.read("model.embed_tokens.weight"))

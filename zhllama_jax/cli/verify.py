@@ -135,7 +135,11 @@ def _transformers(directory: Path) -> dict[str, Any]:
     report = verify.against_transformers(directory, texts=("The sea is never full.", "江河都往海里流,海却不满。"))
     if report is None:
         raise ValueError(verify.MISSING)
-    terminal.result(f"transformers: {_logits(report['logits'])}; {report['texts_with_other_ids']} of {report['texts']} texts get other ids")
+    others = (
+        "" if (directory / "tokenizer.json").is_file() else " (without a tokenizer.json it makes its own: `zhllama convert` writes one)"
+    )
+    counted = f"{report['texts_with_other_ids']} of {report['texts']} texts get other ids{others}"
+    terminal.result(f"transformers: {_logits(report['logits'])}; {counted}")
     return report | {"agrees": verify.agrees(report["logits"])}
 
 

@@ -80,6 +80,8 @@ def _tensors(opened: source.Source, proof: Proof) -> dict[str, Any]:
     wanted = names.tensors(proof.config)
     dtype = llama_hf.parse_dtype(proof.dtype if proof.dtype in llama_hf.DTYPES else "float32")
     rows_only = view.folded(proof.base, [adapter._replace(lora={}) for adapter in proof.adapters], dtype)
+    if not proof.config.tie_word_embeddings:
+        rows_only = view.untied(rows_only)  # of a tied model in a format without tied heads
 
     def compare(tensor: names.Tensor) -> _Found | None:
         stored = opened.read(tensor.name)

@@ -233,12 +233,12 @@ def write(
 ) -> safetensors_io.Written:
     """Writes `params.json` and the files of weights, all of which grow at once while the tensors come one at a time.
 
-    A tied model gets an `output.weight` of its own: the format has no tied heads. The context length is lost.
+    The context length is lost.
 
     Args:
       directory: an existing folder.
       tensors: (Hugging Face's name, array in `dtype`) in the order of `names.tensors`.
-      config: the model's shape.
+      config: the model's shape; its head is not tied, see `view.untied`.
       dtype: of all weights, as in `safetensors_io.DTYPES`.
       shards: number of files; must divide the heads, the key/value heads and the widths.
       embedding: how `tok_embeddings` is cut: "columns" as in LLaMA 1 and 2, "rows" as in LLaMA 3.
@@ -248,10 +248,12 @@ def write(
       Digests of the files, and of the tensors as they came, under Hugging Face's names.
 
     Raises:
-      ValueError: the model cannot be cut so, or has something that the format cannot say.
+      ValueError: the model cannot be cut so, or has something that the format cannot say, such as a tied head.
       OSError: the disk has no room for the files, which is looked at before anything is written.
     """
     directory = Path(directory)
+    if config.tie_word_embeddings:
+        raise ValueError("Meta's format has no tied heads: give the model a head of its own first")
     by_rows = embedding == "rows"
     params = meta_params.to_json(config, vocab_size=config.vocab_size if by_rows else -1)
     _check_divides(config, shards, by_rows=by_rows, even=even)
@@ -259,10 +261,10 @@ def write(
     plans: list[dict[str, tuple[str, tuple[int, ...]]]] = [{} for _ in range(shards)]
     slices: dict[str, list[tuple[slice, ...]]] = {}
     for tensor in wanted:
-        for meta, cut in _targets(tensor.name, config, embedding):
-            slices[meta] = _slices(tensor.shape, cut, shards)
-            for plan, part in zip(plans, slices[meta], strict=True):
-                plan[meta] = dtype, tuple(len(range(*side.indices(size))) for side, size in zip(part, tensor.shape, strict=True))
+        meta, cut = to_meta(tensor.name), _cut(tensor.name)
+        slices[meta] = _slices(tensor.shape, embedding if cut == "embedding" else cut, shards)
+        for plan, part in zip(plans, slices[meta], strict=True):
+            plan[meta] = dtype, tuple(len(range(*side.indices(size))) for side, size in zip(part, tensor.shape, strict=True))
     written = safetensors_io.Written({}, {})
     source = iter(tensors)
     size = sum(math.prod(shape) * safetensors_io.ITEMSIZE[dtype] for plan in plans for _, shape in plan.values())
@@ -275,9 +277,9 @@ def write(
             assert (name, array.shape) == (tensor.name, tensor.shape), f"{name} came where {tensor.name} was planned"
             described = beside.submit(safetensors_io.describe, array)
             turned = rotary.neighbours(name, array, config)
-            for meta, _ in _targets(name, config, embedding):
-                for writer, part in zip(writers, slices[meta], strict=True):
-                    writer.add(meta, turned[part])
+            meta = to_meta(name)
+            for writer, part in zip(writers, slices[meta], strict=True):
+                writer.add(meta, turned[part])
             written.tensors[name] = described.result()
         assert next(source, None) is None, "more tensors than planned"
         written.files.update({path.name: writer.finish() for path, writer in zip(paths, writers, strict=True)})
@@ -309,15 +311,6 @@ def _layer(name: str) -> str | None:
 
 def _cut(name: str) -> Cut:
     return _row(name)[2]
-
-
-def _targets(name: str, config: config_lib.LlamaConfig, embedding: Cut) -> list[tuple[str, Cut]]:
-    """(Meta's name, cut) of what a tensor becomes: one tensor, or embedding and head if they are tied."""
-    cut = _cut(name)
-    found: list[tuple[str, Cut]] = [(to_meta(name), embedding if cut == "embedding" else cut)]
-    if cut == "embedding" and config.tie_word_embeddings:
-        found.append((to_meta(names.matrix("lm_head")), "rows"))
-    return found
 
 
 def _slices(shape: tuple[int, ...], cut: Cut, shards: int) -> list[tuple[slice, ...]]:

@@ -356,12 +356,11 @@ def _base(raw: Mapping[str, Any]) -> str | None:
 def not_known(tensors: Sequence[str]) -> str:
     """What is wrong with an adapter that holds tensors which are neither factors of a LLaMA's kernels nor rows of its vocabulary."""
     matrices = [name for name in tensors if "lora_" in name and any(f"{matrix}." in name for matrix in config_lib.MATRICES)]
+    way_out = "fold this adapter with PEFT (merge_and_unload) and give the model that results"
     if matrices:
-        return (
-            f"LoRA factors of the vocabulary's matrices are not supported ({names.listed(matrices)}): fold this adapter with PEFT "
-            "(merge_and_unload) and give the model that results, or train the rows themselves (modules_to_save)"
-        )
-    return f"tensors that are no LoRA factor and no rows of a LLaMA: {names.listed(list(tensors))}"
+        what = f"LoRA factors of the vocabulary's matrices are not supported ({names.listed(matrices)})"
+        return f"{what}: {way_out}, or train the rows themselves (modules_to_save)"
+    return f"tensors that are no LoRA factor and no rows of a LLaMA ({names.listed(list(tensors))}): {way_out}"
 
 
 def is_named(module: str, name: str) -> bool:

@@ -100,9 +100,8 @@ def run(
         tokenizer = stack.choose_tokenizer(model, loaded, base.config)
         prompt = manifest.told(stack.prompt(opened.prompt, loaded), template, boundary)
         carried = carry.find(model, prompt, num_pieces=tokenizer.vocab_size)
-        held = llama_hf.parse_dtype(form.dtype if form.dtype in llama_hf.DTYPES else "float32")
         base = view.padded(base, pad_vocab_multiple)
-        meant = view.folded(base, loaded, held) if loaded else view.cast(base, held)
+        meant = _meant(base, loaded, form, notes)
         generation = llama_hf.with_sampling(opened.generation) if loaded else opened.generation
         history = _history(opened, loaded, form, fingerprint, template)
         proved: dict[str, Any] = {}
@@ -128,6 +127,16 @@ def run(
         same = not loaded and opened.dtypes == [form.dtype] and meant.config.vocab_size == opened.config.vocab_size
     seconds = time.monotonic() - begun - (proved["logits"]["seconds"] if proved["logits"] else 0.0)
     return Rewritten(done.manifest, proved, notes, done.file, same, seconds)
+
+
+def _meant(base: view.View, adapters: Sequence[peft.Adapter], form: target.Form, notes: list[str]) -> view.View:
+    """The model as it is to be written: with the adapters, in the form's dtype or one that is quantised to it."""
+    held = llama_hf.parse_dtype(form.dtype if form.dtype in llama_hf.DTYPES else "float32")
+    meant = view.folded(base, adapters, held) if adapters else view.cast(base, held)
+    if form.to != "meta" or not base.config.tie_word_embeddings:
+        return meant
+    notes.append("Meta's format has no tied heads: the head is stored by itself, equal to the embedding")
+    return view.untied(meant)
 
 
 def _grown(opened: source.Source, adapters: Sequence[peft.Adapter], notes: list[str]) -> view.View:

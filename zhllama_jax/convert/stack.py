@@ -62,6 +62,7 @@ def check(
             doubts.append(doubt)
         if adapter.base_fingerprint is None:
             named = f"names {adapter.base} as its base, without a digest to hold it against"
+            named += "" if adapter.base == str(base) else f": make sure that {base} is the same"
             notes.append(f"{adapter.directory} {named if adapter.base else 'does not say which base it belongs to'}")
             notes += [
                 f"{adapter.directory} has {len(some.ids):,} rows of {name}, the model {config.vocab_size:,}: the others stay the base's"

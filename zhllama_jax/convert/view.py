@@ -1,7 +1,7 @@
 """A model as it will be: a shape, and a function that makes each of its tensors when it is asked for.
 
 What becomes of a model on its way from one directory to another is a chain of views, each made of the former: `stored`, `grown`, `folded`,
-`padded`, `cast`. Nothing is read before a tensor is asked for, and nothing is kept, so a chain takes the memory of a few tensors.
+`padded`, `cast`, `untied`. Nothing is read before a tensor is asked for, and nothing is kept, so a chain takes the memory of a few tensors.
 """
 
 import contextlib
@@ -75,6 +75,14 @@ def cut(former: View, rows: int) -> View:
     if rows == former.config.vocab_size:
         return former
     return View(resize.smaller(former.config, rows), lambda name: former.read(name)[:rows] if name in MATRICES else former.read(name))
+
+
+def untied(former: View) -> View:
+    """A model whose head is a matrix of its own: where it was tied, equal to the embedding as that is by now."""
+    if not former.config.tie_word_embeddings:
+        return former
+    head, embedding = names.matrix("lm_head"), names.matrix("embed_tokens")
+    return View(former.config.replace(tie_word_embeddings=False), lambda name: former.read(embedding if name == head else name))
 
 
 def padded(former: View, multiple: int) -> View:

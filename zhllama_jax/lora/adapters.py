@@ -15,6 +15,8 @@ from zhllama_jax import arrays, tree
 from zhllama_jax.lora import config as config_lib
 
 LEAVES = ("a", "b", "scale")
+_TOLD = 3
+"""So many problems of an adapter are told: one of another model has them all over."""
 
 
 def targets(params: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
@@ -40,11 +42,12 @@ def check(params: Mapping[str, Any], lora: Mapping[str, Any]) -> None:
       lora: the adapters, the same.
 
     Raises:
-      ValueError: with all `problems`.
+      ValueError: with the first of the `problems`, and how many there are.
     """
     found = problems(params, lora)
     if found:
-        raise ValueError(f"the adapter does not fit the model: {'; '.join(found)}")
+        more = f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+        raise ValueError(f"the adapter does not fit the model: {'; '.join(found[:_TOLD])}{more}")
 
 
 def problems(params: Mapping[str, Any], lora: Mapping[str, Any]) -> list[str]:
