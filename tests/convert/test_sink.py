@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from zhllama_jax.convert import sink
+from zhllama_jax.convert import mapped, sink
 
 LARGE = sink._CHUNK + 5
 
@@ -21,12 +21,12 @@ def disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     open_, write, written = os.open, os.write, [0]
 
     def refusing_open(path: Any, flags: int, mode: int = 0o777) -> int:
-        if flags & sink._DIRECT:
+        if flags & mapped.DIRECT:
             raise OSError(errno.EINVAL, "Invalid argument")
         return open_(path, flags, mode)
 
     def refusing_write(file: int, octets: memoryview) -> int:
-        direct = fcntl.fcntl(file, fcntl.F_GETFL) & sink._DIRECT
+        direct = fcntl.fcntl(file, fcntl.F_GETFL) & mapped.DIRECT
         written[0] += 1
         if direct and (request.param == "larger blocks" or written[0] > 1):
             raise OSError(errno.EINVAL, "Invalid argument")
